@@ -1,0 +1,212 @@
+"""The command line: one function a verb, no logic (design: command line).
+
+Human text goes to stderr; with ``--json`` one object goes to stdout. Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from gecko.errors import GeckoError, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+app = typer.Typer(
+    name="gecko",
+    help="Turn a pile of unlabelled text and any language model into your own compact embedding model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change one key of the recipe.")]
+Sources = Annotated[list[str] | None, typer.Option("--corpus", help="File, folder, glob, BEIR folder or stdlib:.")]
+
+
+def _verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Show a user's error as one line and a hint, and exit with its code."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("gecko").setLevel(logging.INFO)
+        try:
+            return function(*args, **kwargs)
+        except GeckoError as error:
+            _say(f"gecko: {error.message}")
+            if error.hint:
+                _say(f"hint: {error.hint}")
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        except KeyboardInterrupt as stop:
+            _say("gecko: interrupted; run the same command again to go on")
+            raise typer.Exit(1) from stop
+        except OSError as error:
+            _say(f"gecko: {error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            _say("hint: check the path, its permissions and the free space, then run again")
+            raise typer.Exit(1) from error
+
+    return guarded
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _answer(as_json: bool, value: dict[str, Any], text: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False))
+    else:
+        _say(text)
+
+
+@app.callback()
+def main() -> None:
+    """Gecko: your own compact text-embedding model, distilled from a language model (arXiv:2403.20327)."""
+
+
+@app.command(epilog="Example: gecko demo --out runs/demo")
+@_verb
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    teacher: Annotated[str, typer.Option(help="Teacher: the replies that ship with the project, or offline.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on the Python documentation of this interpreter: no download, about eight minutes."""
+    from gecko.demo import run_demo
+
+    summary, text = run_demo(out, teacher, _say)
+    _answer(as_json, summary, text)
+
+
+@app.command(epilog="Example: gecko run recipes/domain.yaml --corpus docs/ --set teacher.spec=offline --out runs/docs")
+@_verb
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    out: Annotated[Path, typer.Option(help="Run directory; the same one resumes.")] = Path("runs/run"),
+    settings: Settings = None,
+    corpus: Sources = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all stages of a recipe, or go on where an earlier run stopped."""
+    from gecko.evaluate.table import render_table
+    from gecko.recipe import load_recipe
+    from gecko.run import run_recipe
+
+    summary = run_recipe(load_recipe(recipe, settings or (), corpus or ()), out, tell=_say)
+    table = render_table(summary.evaluation) if summary.evaluation else ""
+    _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
+
+
+@app.command(epilog="Example: gecko corpus handbook/ notes.md --out passages/")
+@_verb
+def corpus(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs, BEIR folders or stdlib:.")],
+    out: Annotated[Path, typer.Option(help="Directory for the passages.")],
+    max_tokens: Annotated[int, typer.Option(help="Longest passage.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Read text into passages: chunked by structure, without duplicates, bad input in quarantine."""
+    from gecko.corpus.build import CorpusOptions, build_passages
+    from gecko.records import PASSAGES
+    from gecko.shards import finish_stage, fingerprint, locked, write_stage
+
+    options = CorpusOptions(sources=tuple(sources), max_tokens=max_tokens)
+    with locked(out):
+        rows = write_stage(out, build_passages(options), PASSAGES)
+        finish_stage(out, fingerprint("passages", options.model_dump()), rows=rows)
+    _answer(as_json, {"passages": rows, "out": str(out)}, f"{rows:,} passages in {out}")
+
+
+@app.command(epilog="Example: gecko evaluate runs/docs/model --base all-MiniLM-L6-v2 --beir data/scifact --dims 384,128")
+@_verb
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
+    beir: Annotated[list[Path], typer.Option(help="BEIR folder; repeat for several.")],
+    base: Annotated[str | None, typer.Option(help="The model to compare with.")] = None,
+    dims: Annotated[str | None, typer.Option(help="Dimensions, comma separated.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on human judgements, beside BM25, its base and their hybrids."""
+    from gecko.embedder.embedder import Embedder
+    from gecko.evaluate.evaluate import evaluate_models
+    from gecko.evaluate.table import render_table
+
+    report = evaluate_models(
+        Embedder(model), Embedder(base) if base else None, beir, dims=_dims(dims), split=split
+    )
+    _answer(as_json, report, render_table(report))
+
+
+@app.command(epilog='Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/')
+@_verb
+def index(
+    model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
+    corpus: Annotated[Path, typer.Option(help="Directory of passages, as gecko corpus or a run makes it.")],
+    out: Annotated[Path, typer.Option(help="Directory of the index; only new passages are encoded.")],
+    as_json: AsJson = False,
+) -> None:
+    """Index passages for dense, full-text and hybrid search."""
+    from gecko.embedder.embedder import Embedder
+    from gecko.serve.index import build_index
+    from gecko.shards import read_rows, to_passage
+
+    added = build_index(Embedder(model), read_rows(corpus, to_passage), out)
+    _answer(as_json, {"index": str(out), "added": added}, f"{added:,} passages indexed in {out}")
+
+
+@app.command(epilog='Example: gecko search index/ "how do I rotate the keys"')
+@_verb
+def search(
+    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
+    query: Annotated[str, typer.Argument(help="What you look for.")],
+    k: Annotated[int, typer.Option("-k", help="How many results.")] = 5,
+    mode: Annotated[str, typer.Option(help="dense, text or hybrid.")] = "dense",
+    task: Annotated[str | None, typer.Option(help="Task description put before the query.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search an index."""
+    from gecko.demo import show_hits
+    from gecko.serve.index import search_index
+
+    hits = search_index(index, query, k=k, mode=mode, task=task)
+    value = {"query": query, "hits": [{f: getattr(hit, f) for f in hit.__dataclass_fields__} for hit in hits]}
+    _answer(as_json, value, show_hits(hits))
+
+
+@app.command(epilog="Example: gecko report runs/docs --out report.html")
+@_verb
+def report(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's report: one HTML file that needs nothing else."""
+    from gecko.report.report import write_report
+
+    path = write_report(run, out or run / "report.html")
+    _answer(as_json, {"report": str(path)}, f"report  {path}")
+
+
+def _dims(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--dims {text}: expected numbers", "for example --dims 384,256,128") from error
+
+
+if __name__ == "__main__":
+    app()

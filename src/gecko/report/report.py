@@ -1,0 +1,116 @@
+"""Write a run's report: one HTML file with nothing outside it, missing parts named instead of failing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from gecko.errors import GeckoError
+from gecko.report import gather
+from gecko.report.pictures import (
+    evaluation_part,
+    fret_part,
+    gate_part,
+    passages_part,
+    quarantine_part,
+    summary_part,
+    training_part,
+)
+from gecko.report.verdict import verdict
+
+logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
+
+
+def write_report(run: Path, out: Path) -> Path:
+    """Tell one run as a self-contained HTML page.
+
+    Args:
+        run: A run directory; whatever it lacks is said in a line.
+        out: The file to write (or a folder, for report.html in it).
+
+    Returns:
+        The file written.
+
+    Raises:
+        GeckoError: The run directory does not exist, or the page cannot be written.
+    """
+    run, out = Path(run), Path(out)
+    if not run.is_dir():
+        raise GeckoError(f"{run}: no such run directory", "Give the folder that `gecko run --out` wrote.")
+    if out.is_dir():
+        out = out / "report.html"
+    page = render(run)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise GeckoError(f"{out}: cannot be written ({error.strerror})", "Choose another --out.") from None
+    logger.info("report: %s (%.1f KB)", out, out.stat().st_size / 1000)
+    return out
+
+
+def render(run: Path) -> str:
+    """Read the run and fill the page's template."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    missing: list[str] = []
+
+    def part(name: str, make: Callable[[], Part]) -> Part | None:
+        """Make one part, or note in one line why it cannot be made."""
+        try:
+            return make()
+        except FileNotFoundError:
+            missing.append(f"{name}: not in this run")
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            pa.ArrowException,
+        ) as error:
+            logger.warning("report: %s cannot be read: %s", name, error)
+            missing.append(f"{name}: cannot be read ({type(error).__name__})")
+        return None
+
+    summary = part("summary.json", lambda: gather.read_json(run / "summary.json"))
+    evaluation = part("evaluation.json", lambda: gather.read_json(run / "evaluation.json"))
+    gate = part("gate/gate.json", lambda: gather.read_json(run / "gate" / "gate.json"))
+    history = part("train/history.json", lambda: gather.read_json(run / "train" / "history.json"))
+    fret = part("FRet rows", lambda: gather.read_fret(run / "fret"))
+    examples = gather.pick_examples(fret.sample) if fret else []
+    passages = part("passages", lambda: gather.read_passages(run / "passages", examples, fret.sample if fret else []))
+    quarantined = part("quarantine", lambda: gather.read_quarantine(run))
+    recipe = part("recipe.yaml", lambda: (run / "recipe.yaml").read_text(encoding="utf-8")[:20_000])
+    model = (evaluation or {}).get("model") or (summary or {}).get("model") or "model"
+
+    content: dict[str, Any] = {
+        "run": run.resolve().name,
+        "verdict": part("verdict", lambda: verdict(evaluation, gate))
+        or {"word": "Unknown", "line": "", "kind": "same"},
+        "evaluation": evaluation and part("evaluation", lambda: evaluation_part(evaluation)),
+        "gate": gate and part("gate", lambda: gate_part(gate)),
+        "training": history and part("training", lambda: training_part(history)),
+        "passages": passages and part("passages", lambda: passages_part(passages)),
+        "fret": fret and part("FRet", lambda: fret_part(fret, passages, examples)),
+        "quarantine": part("quarantine", lambda: quarantine_part(quarantined)) if quarantined else None,
+        "summary": summary and part("summary", lambda: summary_part(summary)),
+        "recipe": recipe,
+        "model": str(model),
+        "missing": missing,
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(**content)

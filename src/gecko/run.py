@@ -1,0 +1,106 @@
+"""A run: the stages of a recipe in order, each resumable, with one progress line each.
+
+Started again on the same directory, a stage whose fingerprint (settings, inputs, code version) is unchanged is skipped, and
+one that was interrupted starts from what is safe: finished teacher calls come from the ledger, training from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gecko.errors import GeckoError
+from gecko.recipe import Recipe, dump_recipe
+from gecko.shards import finish_stage, finished, locked, write_json
+from gecko.stages import STAGES, RunContext
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One line of a run's summary."""
+
+    name: str
+    rows: int
+    seconds: float
+    skipped: bool
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What ``gecko run --json`` prints (design: command line)."""
+
+    run: str
+    stages: list[StageResult] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    report: str = ""
+    usd: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The binding JSON shape."""
+        return {
+            "run": self.run,
+            "stages": [
+                {"name": stage.name, "rows": stage.rows, "seconds": stage.seconds, "skipped": stage.skipped}
+                for stage in self.stages
+            ],
+            "evaluation": self.evaluation,
+            "model": self.model,
+            "report": self.report,
+            "usd": self.usd,
+        }
+
+
+def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logger.info) -> RunSummary:
+    """Run every stage of a recipe into a directory, or resume it.
+
+    Args:
+        recipe: What to do.
+        out: The run directory.
+        tell: Receives one line a stage.
+
+    Raises:
+        GeckoError: A stage failed on something the user can mend; finished stages stay finished.
+    """
+    with locked(out):
+        (out / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        context = RunContext(recipe=recipe, out=out)
+        summary = RunSummary(run=str(out))
+        for stage in STAGES:
+            result = _run_stage(stage.name, stage.mark(context), stage.execute, context)
+            summary.stages.append(result)
+            state = "unchanged" if result.skipped else f"{result.seconds:.1f} s"
+            tell(f"{result.name:<10} {result.rows:>8,} {stage.unit:<12} {state}")
+        summary.evaluation = context.evaluation()
+        summary.model = str(context.model_path())
+        summary.report = str(out / "report.html")
+        write_json(out / "summary.json", summary.to_json())
+        from gecko.report.report import write_report
+
+        try:
+            write_report(out, out / "report.html")
+        except OSError as error:
+            raise GeckoError(f"cannot write the report: {error}", "the model and figures are written") from error
+    return summary
+
+
+def _run_stage(
+    name: str, mark: str, execute: Callable[[RunContext, Path], dict[str, Any]], context: RunContext
+) -> StageResult:
+    folder = context.folder(name)
+    facts = finished(folder, mark)
+    if facts is not None:
+        return StageResult(name, int(facts.get("rows", 0)), 0.0, skipped=True)
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_stage.json").unlink(missing_ok=True)
+    facts = execute(context, folder)
+    seconds = round(time.monotonic() - started, 2)
+    finish_stage(folder, mark, seconds=seconds, **facts)
+    return StageResult(name, int(facts.get("rows", 0)), seconds, skipped=False)

@@ -1,0 +1,247 @@
+"""The stages of a run, in order: what each reads, what it depends on, and what it writes.
+
+A stage is a name, a mark (fingerprint of everything its output depends on) and a function that fills its folder. The rooms
+do the work; this module only connects them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gecko.errors import GeckoError
+from gecko.recipe import Recipe
+from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, GeneratedQuery, Quarantined, UnifiedRow, content_id
+from gecko.shards import (
+    clear_stage,
+    fingerprint,
+    read_json,
+    read_rows,
+    to_fret,
+    to_query,
+    to_unified,
+    write_json,
+    write_stage,
+)
+
+
+@dataclass
+class RunContext:
+    """A run's recipe and directory, with what several stages share loaded once."""
+
+    recipe: Recipe
+    out: Path
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path:
+        """Directory of a stage."""
+        return self.out / name
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What a finished stage noted of itself."""
+        return read_json(self.folder(name) / "_stage.json") or {}
+
+    @cached_property
+    def writer(self) -> Any:  # noqa: ANN401
+        """The teacher of step 1, its calls kept in the ledger."""
+        return self._teacher(self.recipe.teacher.writer or self.recipe.teacher.spec)
+
+    @cached_property
+    def ranker(self) -> Any:  # noqa: ANN401
+        """The teacher of step 2, its calls kept in the ledger."""
+        spec = self.recipe.teacher.ranker or self.recipe.teacher.spec
+        return self.writer if spec == (self.recipe.teacher.writer or self.recipe.teacher.spec) else self._teacher(spec)
+
+    @cached_property
+    def corpus(self) -> Any:  # noqa: ANN401
+        """The corpus with the miner's vectors; the teachers are prepared for it on first use."""
+        from gecko.fret.store import PassageTable
+
+        table = PassageTable(self.folder("passages"), self.folder("miner") / "vectors.npy")
+        self.writer.prepare(table)
+        if self.ranker is not self.writer:
+            self.ranker.prepare(table)
+        return table
+
+    @cached_property
+    def miner(self) -> Any:  # noqa: ANN401
+        """The first embedder."""
+        from gecko.embedder.embedder import Embedder
+
+        return Embedder(self.recipe.fret.miner)
+
+    def evaluation(self) -> dict[str, Any]:
+        """The run's own evaluation, empty where the recipe names no test set."""
+        return read_json(self.out / "evaluation.json") or {}
+
+    def model_path(self) -> Path:
+        """Where the shipped model is."""
+        return self.folder("model")
+
+    def _teacher(self, spec: str) -> Any:  # noqa: ANN401
+        from gecko.teacher.ledger import Ledger, LedgeredTeacher
+        from gecko.teacher.open import open_teacher
+
+        options = {"styles": self.recipe.fret.styles} if self.recipe.fret.styles else None
+        teacher = open_teacher(spec, seed=self.recipe.seed, options=options)
+        return LedgeredTeacher(teacher, Ledger(self.out / "ledger.sqlite"))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run."""
+
+    name: str
+    unit: str
+    mark: Callable[[RunContext], str]
+    execute: Callable[[RunContext, Path], dict[str, Any]]
+
+
+def _marked(name: str, own: Callable[[RunContext], object]) -> Callable[[RunContext], str]:
+    """Fingerprint a stage by its own settings and the mark of everything before it that it reads."""
+
+    def mark(context: RunContext) -> str:
+        value = fingerprint(name, own(context), *[context.marks.get(before, "") for before in _READS[name]])
+        context.marks[name] = value
+        return value
+
+    return mark
+
+
+# Which earlier stages each stage reads.
+_READS: dict[str, tuple[str, ...]] = {
+    "passages": (),
+    "miner": ("passages",),
+    "queries": ("passages",),
+    "fret": ("miner", "queries"),
+    "mixture": ("fret",),
+    "train": ("mixture",),
+    "gate": ("train", "mixture"),
+    "evaluation": ("gate",),
+}
+
+
+def _source_state(context: RunContext) -> list[object]:
+    """Names, sizes and times of the input files: cheap, and changed whenever the input is."""
+    from gecko.corpus.read import source_state
+
+    return [context.recipe.corpus.model_dump(), source_state(context.recipe.corpus.sources)]
+
+
+def _passages(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.corpus.build import build_passages
+
+    rows = write_stage(folder, build_passages(context.recipe.corpus), PASSAGES)
+    return {"rows": rows}
+
+
+def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.fret.store import PassageTable, encode_corpus
+
+    table = PassageTable(context.folder("passages"))
+    encode_corpus(table, context.miner, folder / "vectors.npy")
+    return {"rows": len(table), "dim": context.miner.dim}
+
+
+def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.fret.generate import generate, sample_seeds
+
+    available = getattr(context.writer, "seeds_available", lambda: None)()
+    seeds = sample_seeds(context.corpus, context.recipe.fret.limit, available, context.recipe.seed)
+    rows = write_stage(folder, generate(seeds, context.writer), QUERIES)
+    if rows == 0:
+        raise GeckoError("the teacher wrote no query", f"see the reasons in {folder / 'quarantine.parquet'}")
+    return {"rows": rows, "seeds": len(seeds)}
+
+
+def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.fret.select import select_rows
+
+    queries = list(read_rows(context.folder("queries"), to_query))
+    rows = write_stage(folder, select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret), FRET)
+    if rows == 0:
+        raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")
+    return {"rows": rows}
+
+
+def is_dev(seed_id: str, share: float) -> bool:
+    """Whether a seed's rows are held out: a pure function of the id, so that no run ever mixes the two."""
+    return int(content_id("dev", seed_id), 16) % 10_000 < share * 10_000
+
+
+def _training_rows(context: RunContext) -> Iterator[FretRow]:
+    share = context.recipe.gate.dev_share
+    held_out = {row.positive_id for row in _dev_rows(context)}
+    for row in read_rows(context.folder("fret"), to_fret):
+        if not is_dev(row.seed_id, share) and row.seed_id not in held_out:
+            yield row
+
+
+def _dev_rows(context: RunContext) -> list[FretRow]:
+    gate = context.recipe.gate
+    rows = (row for row in read_rows(context.folder("fret"), to_fret) if is_dev(row.seed_id, gate.dev_share))
+    return sorted(rows, key=lambda row: row.row_id)[: gate.max_dev]
+
+
+def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.mixture.rows import unify_fret
+
+    unified = unify_fret(_training_rows(context), context.corpus, context.recipe.train.text_format)
+    return {"rows": write_stage(folder, unified, UNIFIED)}
+
+
+def _train(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.train.finetune import finetune
+
+    rows: list[UnifiedRow] = list(read_rows(context.folder("mixture"), to_unified))
+    history = finetune(rows, context.recipe.train, folder / "model", seed=context.recipe.seed)
+    write_json(folder / "history.json", history)
+    return {"rows": history["rows"], "steps": history["steps"]}
+
+
+def _gate(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.train.gate import apply_gate
+
+    verdict = apply_gate(_dev_rows(context), context.corpus, context.recipe, context.folder("train") / "model", context.model_path())
+    write_json(folder / "gate.json", verdict.to_json())
+    return {"rows": verdict.dev_queries, "chosen": verdict.chosen, "alpha": verdict.alpha}
+
+
+def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.embedder.embedder import Embedder
+    from gecko.evaluate.evaluate import evaluate_models
+
+    options = context.recipe.evaluation
+    report: dict[str, Any] = {}
+    if options.beir:
+        report = evaluate_models(
+            Embedder(str(context.model_path())),
+            Embedder(options.base),
+            [Path(path) for path in options.beir],
+            dims=options.dims,
+            split=options.split,
+        )
+    write_json(context.out / "evaluation.json", report)
+    return {"rows": sum(row["n"] for row in report.get("results", ()) if row["metric"] == "ndcg_at_10")}
+
+
+# The version at the end of a mark is raised when the stage's code changes what it writes.
+STAGES: tuple[Stage, ...] = (
+    Stage("passages", "passages", _marked("passages", lambda c: [_source_state(c), 1]), _passages),
+    Stage("miner", "vectors", _marked("miner", lambda c: [c.recipe.fret.miner, 1]), _miner),
+    Stage(
+        "queries",
+        "queries",
+        _marked("queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 1]),
+        _queries,
+    ),
+    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 1]), _fret),
+    Stage("mixture", "rows", _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, 1]), _mixture),
+    Stage("train", "rows", _marked("train", lambda c: [c.recipe.train.model_dump(), c.recipe.seed, 1]), _train),
+    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate),
+    Stage("evaluation", "queries", _marked("evaluation", lambda c: [c.recipe.evaluation.model_dump(), 1]), _evaluation),
+)

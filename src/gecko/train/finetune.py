@@ -1,0 +1,150 @@
+"""Unified rows to a fine-tuned model, with the Sentence-Transformers trainer and the paper's loss."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gecko.embedder.embedder import has_fast_bf16, load_model, save_model
+from gecko.errors import GeckoError
+from gecko.mixture.format import model_prompts, render_query
+from gecko.recipe import TrainOptions
+from gecko.records import UnifiedRow
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Fine-tune the student on unified rows and save it.
+
+    An interrupted call resumes from its last checkpoint and then gives the same model as an uninterrupted one.
+
+    Args:
+        rows: Training rows; their order does not matter, the seed decides.
+        options: The recipe's ``train`` section.
+        out: Directory for the model; checkpoints stand beside it until it is written.
+        seed: Seeds the order of rows and the dropout.
+
+    Returns:
+        ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps"}``.
+
+    Raises:
+        GeckoError: There are fewer rows than a batch needs.
+    """
+    if len(rows) < 2:
+        raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
+    from sentence_transformers import SentenceTransformerTrainer
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from gecko.train.loss import GeckoLoss, LossOptions
+
+    set_seed(seed)
+    model = load_model(options.student)
+    inference_length = model.max_seq_length
+    disable_dropout(model)
+    model.max_seq_length = min(options.max_length, inference_length or options.max_length)
+    dims = tuple(dim for dim in options.dims if dim <= int(model.get_embedding_dimension() or 0))
+    loss = GeckoLoss(
+        model,
+        LossOptions(
+            temperature=options.temperature,
+            in_batch=options.in_batch,
+            same_tower=options.same_tower,
+            mask_duplicates=options.mask_duplicates,
+            dims=dims,
+            mini_batch=options.mini_batch,
+        ),
+    )
+    checkpoints = out.parent / "checkpoints"
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=_arguments(options, checkpoints, seed, len(rows)),
+        train_dataset=_dataset(rows, options),
+        loss=loss,
+    )
+    trainer.remove_callback(_progress_printer())
+    started = time.monotonic()
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    seconds = time.monotonic() - started
+    model.max_seq_length = inference_length
+    model.prompts = model_prompts(options.text_format)
+    save_model(model, out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    curve = [
+        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    return {"loss": curve, "rows": len(rows), "seconds": round(seconds, 1), "steps": trainer.state.global_step}
+
+
+def disable_dropout(model: Any) -> None:  # noqa: ANN401
+    """Train without dropout.
+
+    Contrastive fine-tuning of a pretrained encoder over a few epochs gains nothing from it, while on CPUs it keeps
+    attention off its fast path: without it the forward pass was four times faster (docs/log.md).
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout_prob", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions) -> Any:  # noqa: ANN401
+    """Columns query, positive, negative_1 … and how many of the negatives a row has (the loss's label)."""
+    from datasets import Dataset
+
+    columns: dict[str, list[Any]] = {
+        "query": [render_query(row.task, row.query, options.text_format) for row in rows],
+        "positive": [row.positive for row in rows],
+    }
+    for slot in range(options.negatives):
+        columns[f"negative_{slot + 1}"] = [row.negatives[slot] if slot < len(row.negatives) else "" for row in rows]
+    columns["label"] = [min(len(row.negatives), options.negatives) for row in rows]
+    return Dataset.from_dict(columns)
+
+
+def _arguments(options: TrainOptions, checkpoints: Path, seed: int, rows: int) -> Any:  # noqa: ANN401
+    import torch
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from sentence_transformers.training_args import BatchSamplers
+
+    bf16 = has_fast_bf16() if options.bf16 is None else options.bf16
+    steps = max(1, round(options.epochs * rows / options.batch_size))
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=min(options.batch_size, rows),
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        warmup_steps=round(options.warmup * steps),
+        lr_scheduler_type="linear",
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        data_seed=seed,
+        batch_sampler=BatchSamplers.BATCH_SAMPLER,
+        dataloader_drop_last=rows >= options.batch_size,
+        logging_steps=max(1, steps // 40),
+        save_strategy="steps",
+        save_steps=max(1, steps // 5),
+        save_total_limit=1,
+        report_to=list(options.report_to) or "none",
+        disable_tqdm=True,
+    )
+
+
+def _progress_printer() -> type:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback

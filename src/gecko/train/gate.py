@@ -1,0 +1,209 @@
+"""The no-harm gate: never hand the user a model worse than the one they had.
+
+Held-out FRet queries say whether a model serves the corpus better, but they are the teacher's own queries: a bad teacher's
+student gets better at them while people's questions suffer. So a general-purpose probe, written by hand and shipped with
+the package, is asked as well, and a blend may not lose more than a set amount on it.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gecko.embedder.embedder import Embedder, load_model, save_model
+from gecko.evaluate.compare import paired_bootstrap
+from gecko.evaluate.retrieval import ndcg_at_k, top_k
+from gecko.fret.store import PassageTable
+from gecko.recipe import GateOptions, Recipe
+from gecko.records import FretRow
+from gecko.train.soup import interpolate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DevSet:
+    """Queries with graded passages.
+
+    Attributes:
+        queries: (task, query) pairs.
+        passages: (title, text) pairs that are searched.
+        relevant: For each query, the grade of each relevant passage position.
+    """
+
+    queries: Sequence[tuple[str, str]]
+    passages: Sequence[tuple[str, str]]
+    relevant: Sequence[dict[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one blend scored: nDCG@10 on dev and probe, the gain on dev with its 95 % interval, and the verdict."""
+
+    alpha: float
+    dev: float
+    probe: float | None
+    dev_gain: float
+    dev_ci95: tuple[float, float]
+    probe_gain: float | None
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """The gate's decision; ``alpha`` 0 means the base is shipped unchanged."""
+
+    chosen: str
+    alpha: float
+    reason: str
+    scores: tuple[Trial, ...]
+    dev_queries: int
+    probe_queries: int
+
+    def to_json(self) -> dict[str, object]:
+        """The contents of ``gate.json``."""
+        return asdict(self)
+
+
+def load_probe() -> DevSet:
+    """Read the general-purpose probe that ships with the package."""
+    text = importlib.resources.files("gecko.train").joinpath("probe.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return DevSet(
+        queries=[("search result", row["query"]) for row in rows],
+        passages=[(row.get("title", ""), row["passage"]) for row in rows],
+        relevant=[{index: 1.0} for index in range(len(rows))],
+    )
+
+
+def choose(
+    base: Embedder, blend: Callable[[float], Embedder], dev: DevSet, probe: DevSet | None, options: GateOptions
+) -> GateVerdict:
+    """Choose the blend with the best dev score among those that keep the probe.
+
+    A blend must gain on dev with a 95 % interval above zero, and must not lose more than ``max_probe_loss`` on the probe;
+    if none does, the base is kept and the reason says which test failed.
+
+    Args:
+        base: The model before training.
+        blend: Makes the model at an alpha in (0, 1].
+        dev: Held-out FRet queries.
+        probe: The forgetting probe, or None to judge by dev alone.
+        options: The recipe's ``gate`` section.
+    """
+    base_dev = _score(base, dev)
+    base_probe = None if probe is None else _score(base, probe)
+    trials = [_baseline(base_dev, base_probe)]
+    for alpha in sorted(options.alphas):
+        embedder = blend(alpha)
+        trials.append(_try(alpha, embedder, dev, probe, base_dev, base_probe, options))
+        logger.info("gate: alpha %.2f dev %+.4f probe %s", alpha, trials[-1].dev_gain, trials[-1].probe_gain)
+    best = max((trial for trial in trials if trial.allowed), key=lambda trial: (trial.dev, -trial.alpha))
+    probe_queries = 0 if probe is None else len(probe.queries)
+    chosen = "base" if best.alpha == 0 else "tuned" if best.alpha == 1 else "interpolated"
+    return GateVerdict(chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries)
+
+
+def apply_gate(
+    rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tuned: Path, out: Path
+) -> GateVerdict:
+    """Judge the tuned model of a run against its base and save the model to ship.
+
+    Args:
+        rows: Held-out FRet rows.
+        store: The corpus.
+        recipe: The run's recipe.
+        tuned: Directory of the fine-tuned model.
+        out: Where the chosen model goes: base, tuned or a blend.
+    """
+    base = Embedder(recipe.train.student)
+    tuned_model = load_model(str(tuned))
+    verdict = choose(
+        base,
+        lambda alpha: Embedder(interpolate(base.model, tuned_model, alpha)),
+        dev_set(rows, store),
+        load_probe() if recipe.gate.probe else None,
+        recipe.gate,
+    )
+    shutil.rmtree(out, ignore_errors=True)
+    save_model(base.model if verdict.alpha == 0 else interpolate(base.model, tuned_model, verdict.alpha), out)
+    return verdict
+
+
+def dev_set(rows: Sequence[FretRow], store: PassageTable) -> DevSet:
+    """Make a retrieval test of held-out FRet rows: their candidates together are the passages searched.
+
+    A candidate counts as relevant when it is the positive, or when the teacher graded it as high as the positive.
+    """
+    position: dict[str, int] = {}
+    for row in rows:
+        for candidate in row.candidates:
+            position.setdefault(candidate.passage_id, len(position))
+    relevant = []
+    for row in rows:
+        positive = next(c for c in row.candidates if c.passage_id == row.positive_id)
+        grades = {position[row.positive_id]: 1.0}
+        for candidate in row.candidates:
+            if positive.rc is not None and candidate.rc is not None and candidate.rc >= positive.rc:
+                grades[position[candidate.passage_id]] = 1.0
+        relevant.append(grades)
+    passages = [store.passage(passage_id) for passage_id in position]
+    return DevSet(
+        queries=[(row.task, row.query) for row in rows],
+        passages=[(passage.title, passage.text) for passage in passages],
+        relevant=relevant,
+    )
+
+
+def _baseline(dev: np.ndarray, probe: np.ndarray | None) -> Trial:
+    mean_probe = None if probe is None else float(probe.mean())
+    return Trial(0.0, float(dev.mean()), mean_probe, 0.0, (0.0, 0.0), None if probe is None else 0.0, allowed=True)
+
+
+def _try(
+    alpha: float,
+    embedder: Embedder,
+    dev: DevSet,
+    probe: DevSet | None,
+    base_dev: np.ndarray,
+    base_probe: np.ndarray | None,
+    options: GateOptions,
+) -> Trial:
+    scores = _score(embedder, dev)
+    gain = float(scores.mean() - base_dev.mean())
+    interval = paired_bootstrap(base_dev, scores)
+    probe_mean = probe_gain = None
+    if probe is not None and base_probe is not None:
+        probe_mean = float(_score(embedder, probe).mean())
+        probe_gain = probe_mean - float(base_probe.mean())
+    keeps = probe_gain is None or probe_gain >= -options.max_probe_loss
+    allowed = bool(interval[0] > 0 and gain >= options.min_gain and keeps)
+    return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed)
+
+
+def _score(embedder: Embedder, dev: DevSet) -> np.ndarray:
+    """nDCG@10 of every query, (n,)."""
+    by_task: dict[str, list[int]] = {}
+    for index, (task, _) in enumerate(dev.queries):
+        by_task.setdefault(task, []).append(index)
+    vectors = np.zeros((len(dev.queries), embedder.dim), dtype=np.float32)
+    for task, members in by_task.items():
+        vectors[members] = embedder.encode_queries([dev.queries[index][1] for index in members], task)
+    indices, _ = top_k(vectors, embedder.encode_passages(dev.passages), min(10, len(dev.passages)))
+    return ndcg_at_k(indices, list(dev.relevant), 10)
+
+
+def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
+    if best.alpha > 0:
+        return f"best on held-out queries ({best.dev_gain:+.3f} nDCG@10) among the blends that keep the probe"
+    tried = [trial for trial in trials if trial.alpha > 0]
+    if all(trial.dev_ci95[0] <= 0 for trial in tried):
+        return "no blend gained on the held-out queries with a 95 % interval above zero"
+    return f"every blend that gained on the held-out queries lost more than {options.max_probe_loss:g} on the probe"

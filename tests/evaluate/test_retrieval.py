@@ -1,0 +1,92 @@
+"""The measures agree with trec_eval, and the search with a plain sort."""
+
+import ir_measures
+import numpy as np
+import pytest
+
+from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
+from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
+
+
+def random_case(seed: int, queries: int = 40, documents: int = 150, depth: int = 120):
+    rng = np.random.default_rng(seed)
+    ranking = np.stack([rng.permutation(documents)[:depth] for _ in range(queries)])
+    judged = [
+        {int(d): int(g) for d, g in zip(rng.choice(documents, 12, False), rng.integers(0, 4, 12), strict=True)}
+        for _ in range(queries)
+    ]
+    return ranking, judged
+
+
+@pytest.mark.parametrize(
+    ("measure", "reference"),
+    [
+        (lambda r, j: ndcg_at_k(r, j, 10), ir_measures.nDCG @ 10),
+        (lambda r, j: ndcg_at_k(r, j, 100), ir_measures.nDCG @ 100),
+        (lambda r, j: recall_at_k(r, j, 100), ir_measures.R @ 100),
+        (lambda r, j: reciprocal_rank(r, j, 10), ir_measures.RR @ 10),
+    ],
+)
+def test_agrees_with_ir_measures(measure, reference):
+    ranking, judged = random_case(3)
+    judged[0] = dict.fromkeys(judged[0], 0)  # a query nobody found an answer for
+    qrels = [ir_measures.Qrel(f"q{q}", f"d{d}", g) for q, grades in enumerate(judged) for d, g in grades.items()]
+    run = [
+        ir_measures.ScoredDoc(f"q{q}", f"d{d}", float(1000 - rank))
+        for q, row in enumerate(ranking)
+        for rank, d in enumerate(row)
+    ]
+    expected = {m.query_id: m.value for m in ir_measures.iter_calc([reference], qrels, run)}
+    ours = measure(ranking, judged)
+    assert ours.shape == (40,)
+    assert ours == pytest.approx([expected[f"q{q}"] for q in range(40)], abs=1e-6)
+
+
+def test_missing_documents_score_nothing():
+    ranking = np.array([[-1, -1, -1]])
+    assert ndcg_at_k(ranking, [{0: 1}]) == 0
+    assert recall_at_k(ranking, [{0: 1}]) == 0
+    assert reciprocal_rank(ranking, [{0: 1}]) == 0
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 64, 16384])
+def test_top_k_breaks_ties_by_position_whatever_the_chunk(chunk):
+    rng = np.random.default_rng(0)
+    documents = rng.integers(-2, 3, (200, 4)).astype(np.float32)  # whole numbers: many exact ties
+    queries = rng.integers(-2, 3, (300, 4)).astype(np.float32)
+    scores = queries @ documents.T
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :17]
+    positions, found = top_k(queries, documents, 17, chunk=chunk)
+    assert positions.dtype == np.int64 and found.dtype == np.float32
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, expected, 1))
+
+
+def test_top_k_of_small_corpus_and_of_nan():
+    positions, _ = top_k(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), 10)
+    assert positions.tolist() == [[0, 1, 2, 3]] * 2
+    with pytest.raises(ValueError, match="NaN"):
+        top_k(np.full((1, 3), np.nan, np.float32), np.ones((4, 3), np.float32), 2)
+
+
+def test_rrf_adds_reciprocal_ranks():
+    fused = rrf([np.array([[5, 1, 2]]), np.array([[1, 9, -1]])])
+    # 1: 1/62 + 1/61; 5: 1/61; 9: 1/62; 2: 1/63
+    assert fused.tolist() == [[1, 5, 9]]
+    assert rrf([np.array([[3, 4]]), np.array([[4, 3]])], depth=4).tolist() == [[3, 4, -1, -1]]
+
+
+def test_bootstrap_covers_a_known_gain_and_is_zero_for_equals():
+    rng = np.random.default_rng(1)
+    base = rng.random(400)
+    tuned = base + 0.05 + rng.normal(0, 0.1, 400)
+    low, high = paired_bootstrap(base, tuned)
+    gain = (tuned - base).mean()
+    assert low < gain < high and low < 0.05 < high
+    # The normal theory's width: four standard errors, nearly.
+    assert high - low == pytest.approx(2 * 1.96 * (tuned - base).std() / 20, rel=0.05)
+    assert paired_bootstrap(base, tuned) == (low, high)
+    assert paired_bootstrap(base, base) == (0.0, 0.0)
+    assert wins_losses_ties(np.array([0, 1, 0.5]), np.array([1, 0, 0.5])) == (1, 1, 1)
+    with pytest.raises(ValueError, match="equal"):
+        paired_bootstrap(base, base[:-1])
