@@ -119,7 +119,7 @@ def corpus(
     """Read text into passages: chunked by structure, without duplicates, bad input in quarantine."""
     from gecko.corpus.build import CorpusOptions, build_passages
     from gecko.records import PASSAGES
-    from gecko.shards import finish_stage, fingerprint, locked, write_stage
+    from gecko.shards import fingerprint, finish_stage, locked, write_stage
 
     options = CorpusOptions(sources=tuple(sources), max_tokens=max_tokens)
     with locked(out):
@@ -128,7 +128,9 @@ def corpus(
     _answer(as_json, {"passages": rows, "out": str(out)}, f"{rows:,} passages in {out}")
 
 
-@app.command(epilog="Example: gecko evaluate runs/docs/model --base all-MiniLM-L6-v2 --beir data/scifact --dims 384,128")
+@app.command(
+    epilog="Example: gecko evaluate runs/docs/model --base all-MiniLM-L6-v2 --beir data/scifact --dims 384,128"
+)
 @_verb
 def evaluate(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
@@ -143,13 +145,11 @@ def evaluate(
     from gecko.evaluate.evaluate import evaluate_models
     from gecko.evaluate.table import render_table
 
-    report = evaluate_models(
-        Embedder(model), Embedder(base) if base else None, beir, dims=_dims(dims), split=split
-    )
+    report = evaluate_models(Embedder(model), Embedder(base) if base else None, beir, dims=_dims(dims), split=split)
     _answer(as_json, report, render_table(report))
 
 
-@app.command(epilog='Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/')
+@app.command(epilog="Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/")
 @_verb
 def index(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],

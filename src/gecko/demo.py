@@ -1,7 +1,7 @@
 """The demo: the whole pipeline on the Python documentation of the running interpreter, with nothing to download.
 
-The test questions and the recorded replies of a language model ship in ``examples/stdlib``; the passages are read from the
-interpreter. Judged answers are qualified names, so the test set is written out in BEIR layout for this interpreter's corpus.
+The test questions and the recorded replies of a language model ship in ``examples/stdlib``; the passages are read from
+the interpreter. Judged answers are qualified names, so the test set is written out in BEIR layout for this interpreter.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict
     build_index(embedder, read_rows(out / "passages", to_passage), out / "index")
     shown = [render_table(summary.evaluation), ""]
     for query in SEARCHES:
-        shown += [f"search: {query}", show_hits(search_index(out / "index", query, k=3, mode="dense", embedder=embedder)), ""]
+        shown += [
+            f"search: {query}",
+            show_hits(search_index(out / "index", query, k=3, mode="dense", embedder=embedder)),
+            "",
+        ]
     shown += [f"model   {summary.model}", f"report  {summary.report}"]
     return summary.to_json(), "\n".join(shown)
 
@@ -87,9 +91,7 @@ def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> i
     queries, judgements = [], ["query-id\tcorpus-id\tscore"]
     for line in questions.read_text(encoding="utf-8").splitlines():
         question = json.loads(line)
-        answers = [
-            (piece, grade) for name, grade in question["answers"].items() for piece in by_name.get(name, ())
-        ]
+        answers = [(piece, grade) for name, grade in question["answers"].items() for piece in by_name.get(name, ())]
         if answers:
             queries.append(json.dumps({"_id": question["id"], "text": question["text"]}, ensure_ascii=False))
             judgements += [f"{question['id']}\t{piece}\t{grade}" for piece, grade in answers]
@@ -104,4 +106,6 @@ def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> i
 
 def show_hits(hits: Sequence[Any]) -> str:
     """Render search results for a terminal, one line each."""
-    return "\n".join(f"  {hit.rank}. {hit.score:.3f}  {hit.title[:60]:<60}  {' '.join(hit.text.split())[:70]}" for hit in hits)
+    return "\n".join(
+        f"  {hit.rank}. {hit.score:.3f}  {hit.title[:60]:<60}  {' '.join(hit.text.split())[:70]}" for hit in hits
+    )

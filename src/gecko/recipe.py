@@ -1,4 +1,4 @@
-"""The recipe: everything a run does, as frozen models that are the Python API, the YAML and the command line at once."""
+"""The recipe: all a run does, as frozen models that are the Python API, the YAML and the command line at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class FretOptions(Section):
     positive: Literal["p1", "seed"] = "p1"
     negative: Literal["last", "hardest", "random", "none"] = "hardest"
     max_negative_rc: float = Field(default=1.0, description="'hardest' takes a candidate graded at most this")
-    negative_margin: float = Field(default=0.95, description="a negative above this share of the positive's score is unsafe")
+    negative_margin: float = Field(
+        default=0.95, description="a negative above this share of the positive's score is unsafe"
+    )
     min_positive_rc: float = Field(default=2.0, description="below it the query is unanswerable and set aside")
     styles: dict[str, float] = Field(default_factory=dict, description="the offline teacher's mix of query styles")
 

@@ -1,7 +1,8 @@
 """A run: the stages of a recipe in order, each resumable, with one progress line each.
 
-Started again on the same directory, a stage whose fingerprint (settings, inputs, code version) is unchanged is skipped, and
-one that was interrupted starts from what is safe: finished teacher calls come from the ledger, training from its checkpoint.
+Started again on the same directory, a stage whose fingerprint (settings, inputs, code version) is unchanged is skipped,
+and one that was interrupted starts from what is safe: finished teacher calls come from the ledger, training from its
+checkpoint.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """The stages of a run, in order: what each reads, what it depends on, and what it writes.
 
-A stage is a name, a mark (fingerprint of everything its output depends on) and a function that fills its folder. The rooms
-do the work; this module only connects them.
+A stage is a name, a mark (fingerprint of everything its output depends on) and a function that fills its folder. The
+rooms do the work; this module only connects them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,9 +14,8 @@ from typing import Any
 
 from gecko.errors import GeckoError
 from gecko.recipe import Recipe
-from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, GeneratedQuery, Quarantined, UnifiedRow, content_id
+from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, UnifiedRow, content_id
 from gecko.shards import (
-    clear_stage,
     fingerprint,
     read_json,
     read_rows,
@@ -86,8 +84,7 @@ class RunContext:
         from gecko.teacher.ledger import Ledger, LedgeredTeacher
         from gecko.teacher.open import open_teacher
 
-        options = {"styles": self.recipe.fret.styles} if self.recipe.fret.styles else None
-        teacher = open_teacher(spec, seed=self.recipe.seed, options=options)
+        teacher = open_teacher(spec, seed=self.recipe.seed, styles=self.recipe.fret.styles)
         return LedgeredTeacher(teacher, Ledger(self.out / "ledger.sqlite"))
 
 
@@ -150,7 +147,7 @@ def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
 def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.generate import generate, sample_seeds
 
-    available = getattr(context.writer, "seeds_available", lambda: None)()
+    available = context.writer.seeds_available()
     seeds = sample_seeds(context.corpus, context.recipe.fret.limit, available, context.recipe.seed)
     rows = write_stage(folder, generate(seeds, context.writer), QUERIES)
     if rows == 0:
@@ -162,7 +159,9 @@ def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.select import select_rows
 
     queries = list(read_rows(context.folder("queries"), to_query))
-    rows = write_stage(folder, select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret), FRET)
+    rows = write_stage(
+        folder, select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret), FRET
+    )
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")
     return {"rows": rows}
@@ -206,7 +205,9 @@ def _train(context: RunContext, folder: Path) -> dict[str, Any]:
 def _gate(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.train.gate import apply_gate
 
-    verdict = apply_gate(_dev_rows(context), context.corpus, context.recipe, context.folder("train") / "model", context.model_path())
+    verdict = apply_gate(
+        _dev_rows(context), context.corpus, context.recipe, context.folder("train") / "model", context.model_path()
+    )
     write_json(folder / "gate.json", verdict.to_json())
     return {"rows": verdict.dev_queries, "chosen": verdict.chosen, "alpha": verdict.alpha}
 
@@ -236,11 +237,18 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "queries",
         "queries",
-        _marked("queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 1]),
+        _marked(
+            "queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 1]
+        ),
         _queries,
     ),
     Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 1]), _fret),
-    Stage("mixture", "rows", _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, 1]), _mixture),
+    Stage(
+        "mixture",
+        "rows",
+        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, 1]),
+        _mixture,
+    ),
     Stage("train", "rows", _marked("train", lambda c: [c.recipe.train.model_dump(), c.recipe.seed, 1]), _train),
     Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate),
     Stage("evaluation", "queries", _marked("evaluation", lambda c: [c.recipe.evaluation.model_dump(), 1]), _evaluation),

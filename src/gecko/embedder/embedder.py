@@ -64,12 +64,24 @@ def load_model(spec: str, *, device: str | None = None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     target = resolve_model(spec)
+    quiet_libraries()
     try:
         model = SentenceTransformer(target, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GeckoError(f"cannot load the model {spec}: {reason}", "is it a Sentence-Transformers model?") from error
     return model
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own progress bars out of the one progress line a stage prints."""
+    import datasets
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
 
 
 class Embedder:
@@ -95,8 +107,8 @@ class Embedder:
         self.model: Any = load_model(model) if isinstance(model, str) else model
         self.model.eval()
         self.batch_size = batch_size
-        self.format = format_of_prompts(dict(self.model.prompts))
-        self.full_dim = int(self.model.get_embedding_dimension())
+        self.format = format_of_prompts(self.model.prompts)
+        self.full_dim = int(self.model.get_embedding_dimension() or 0)
         if dim is not None and not 0 < dim <= self.full_dim:
             raise GeckoError(f"dimension {dim} is outside 1..{self.full_dim}", "choose a smaller --dims")
         self.dim = dim or self.full_dim

@@ -1,0 +1,1 @@
+"""Passages to FRet rows: queries are written, neighbours retrieved, ranked and selected."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gecko.records import Candidate, content_id
 from gecko.recipe import FretOptions
+from gecko.records import Candidate, content_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +130,3 @@ def _ranks(order: Sequence[int]) -> list[int]:
 
 def _descending(score: float | None) -> tuple[bool, float]:
     return (score is None, -(score or 0.0))
-

@@ -1,0 +1,1 @@
+"""FRet and human-labelled data in one format."""

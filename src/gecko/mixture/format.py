@@ -7,6 +7,7 @@ This is the only module that renders them. An asymmetric task reads ``task: {tas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 TextFormat = Literal["gecko", "plain"]
@@ -39,6 +40,6 @@ def model_prompts(text_format: TextFormat) -> dict[str, str]:
     return {"query": query_prompt(), "document": DOCUMENT_PROMPT}
 
 
-def format_of_prompts(prompts: dict[str, str]) -> TextFormat:
+def format_of_prompts(prompts: Mapping[str, str | None]) -> TextFormat:
     """Tell from a saved model's prompts which format it was trained with."""
     return "gecko" if prompts.get("document") == DOCUMENT_PROMPT else "plain"

@@ -1,0 +1,1 @@
+"""Unified rows to a model."""

@@ -73,7 +73,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     trainer.train(resume_from_checkpoint=last)
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
-    model.prompts = model_prompts(options.text_format)
+    model.prompts = {**model_prompts(options.text_format)}
     save_model(model, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     curve = [

@@ -1,8 +1,8 @@
 """The no-harm gate: never hand the user a model worse than the one they had.
 
-Held-out FRet queries say whether a model serves the corpus better, but they are the teacher's own queries: a bad teacher's
-student gets better at them while people's questions suffer. So a general-purpose probe, written by hand and shipped with
-the package, is asked as well, and a blend may not lose more than a set amount on it.
+Held-out FRet queries say whether a model serves the corpus better, but they are the teacher's own queries: a bad
+teacher's student gets better at them while people's questions suffer. So a general-purpose probe, written by hand and
+shipped with the package, is asked as well, and a blend may not lose more than a set amount on it.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def choose(
 ) -> GateVerdict:
     """Choose the blend with the best dev score among those that keep the probe.
 
-    A blend must gain on dev with a 95 % interval above zero, and must not lose more than ``max_probe_loss`` on the probe;
-    if none does, the base is kept and the reason says which test failed.
+    A blend must gain on dev with a 95 % interval above zero, and must not lose more than ``max_probe_loss`` on the
+    probe; if none does, the base is kept and the reason says which test failed.
 
     Args:
         base: The model before training.
@@ -108,12 +108,12 @@ def choose(
     best = max((trial for trial in trials if trial.allowed), key=lambda trial: (trial.dev, -trial.alpha))
     probe_queries = 0 if probe is None else len(probe.queries)
     chosen = "base" if best.alpha == 0 else "tuned" if best.alpha == 1 else "interpolated"
-    return GateVerdict(chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries)
+    return GateVerdict(
+        chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries
+    )
 
 
-def apply_gate(
-    rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tuned: Path, out: Path
-) -> GateVerdict:
+def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tuned: Path, out: Path) -> GateVerdict:
     """Judge the tuned model of a run against its base and save the model to ship.
 
     Args:

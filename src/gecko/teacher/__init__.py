@@ -1,0 +1,1 @@
+"""One protocol, many language models."""

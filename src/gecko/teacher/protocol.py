@@ -1,0 +1,113 @@
+"""What the pipeline asks of a teacher, and what a teacher says it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from gecko.records import GeneratedQuery, Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a teacher can do; the rung of the fallback ladder follows from it.
+
+    Attributes:
+        generate: Writes tasks and queries (step 1).
+        prompt_logprobs: Gives log-probabilities of given prompt tokens, so query likelihood is exact.
+        label_logprobs_exact: Gives log-probabilities of chosen labels.
+        label_logprobs_topk: Gives the k likeliest tokens only; 0 where it gives none.
+        constrained_choice: Can be held to a set of replies.
+        listwise: Orders a list of passages.
+        embeddings: Embeds text.
+    """
+
+    generate: bool = False
+    prompt_logprobs: bool = False
+    label_logprobs_exact: bool = False
+    label_logprobs_topk: int = 0
+    constrained_choice: bool = False
+    listwise: bool = False
+    embeddings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A teacher's reply to one seed passage; ``skip`` is the reason where it wrote no query."""
+
+    task: str
+    query: str
+    skip: str | None = None
+    raw: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A teacher's scores of a query's candidates, higher is better; None where it has none for a candidate.
+
+    Attributes:
+        ql: Query likelihood, or what stands for it on this rung.
+        rc: Relevance, on the scale 0 to 3.
+        rung: Which capability produced them.
+    """
+
+    ql: tuple[float | None, ...]
+    rc: tuple[float | None, ...]
+    rung: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class PassageStore(Protocol):
+    """The corpus as a teacher may look at it before work."""
+
+    ids: Sequence[str]
+    vectors: Any
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Passage]: ...
+
+    def passage(self, passage_id: str) -> Passage:
+        """Fetch one passage."""
+        ...
+
+
+class Teacher(Protocol):
+    """A language model, or what stands for one, that writes queries and ranks candidates.
+
+    Attributes:
+        name: How rows name it; never a path of one machine.
+        prompt_version: Version of the prompts it was asked with.
+        capabilities: What it can do.
+        fingerprint: Hash of everything that determines its replies.
+    """
+
+    name: str
+    prompt_version: str
+    capabilities: Capabilities
+    fingerprint: str
+
+    def prepare(self, passages: PassageStore) -> None:
+        """Look at the corpus once before any call."""
+        ...
+
+    def write(self, seeds: Sequence[Passage]) -> list[Generation]:
+        """Write a task and a query for each seed (FRet step 1)."""
+        ...
+
+    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+        """Score a query's candidates (FRet step 2)."""
+        ...
+
+
+@runtime_checkable
+class KnowsSeeds(Protocol):
+    """A teacher that can answer for some passages only."""
+
+    def seeds_available(self) -> set[str]:
+        """Source ids it can answer for."""
+        ...

@@ -1,0 +1,112 @@
+"""Replays replies recorded from a language model (``recorded:DIR``), for demos, tests and repeatable experiments.
+
+This is the ladder's last rung: a grade for some candidates and an order of them, no log-likelihoods. The grade takes the
+place of RC and the order that of QL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gecko.errors import GeckoError
+from gecko.records import GeneratedQuery, Passage, content_id
+from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
+
+RUNG = "graded+listwise"
+UNRANKED = "not recorded"
+
+
+class RecordedTeacher:
+    """A folder of recorded replies as a teacher.
+
+    ``generations.jsonl`` holds ``{"id", "task", "query"}`` or ``{"id", "skip"}`` a line, ``rankings.jsonl`` (optional)
+    ``{"seed_id", "query", "candidates", "grades", "order"}``; ids are the corpus's own (``source_id``).
+
+    Args:
+        folder: The recordings.
+
+    Raises:
+        GeckoError: A file is missing, or a line is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        generations = folder / "generations.jsonl"
+        if not generations.is_file():
+            raise GeckoError(f"no recorded replies in {folder}", "recorded:DIR needs DIR/generations.jsonl")
+        self.name = f"recorded:{folder.resolve().name}"
+        self.capabilities = Capabilities(generate=True, listwise=True)
+        self._replies = {str(line["id"]): _generation(line) for line in _lines(generations, ("id",))}
+        self._rankings: dict[tuple[str, str], dict[str, Any]] = {}
+        rankings = folder / "rankings.jsonl"
+        if rankings.is_file():
+            for line in _lines(rankings, ("seed_id", "query", "candidates", "grades", "order")):
+                self._rankings[str(line["seed_id"]), str(line["query"])] = line
+        files = [path for path in (generations, rankings) if path.is_file()]
+        self.fingerprint = content_id(*(path.read_text(encoding="utf-8") for path in files))
+        prompts = sorted(folder.glob("PROMPT_*.md"))
+        self.prompt_version = (
+            content_id(*(path.read_text(encoding="utf-8") for path in prompts)) if prompts else "recorded"
+        )
+        self._source_of: dict[str, str] = {}
+
+    def prepare(self, passages: PassageStore) -> None:
+        """Learn which source id each passage of the corpus has."""
+        self._source_of = {passage.passage_id: passage.source_id for passage in passages}
+
+    def seeds_available(self) -> set[str]:
+        """Source ids of the passages with a recorded reply."""
+        return set(self._replies)
+
+    def write(self, seeds: Sequence[Passage]) -> list[Generation]:
+        """Replay the reply recorded for each seed."""
+        missing = Generation(task="", query="", skip=UNRANKED)
+        return [self._replies.get(seed.source_id, missing) for seed in seeds]
+
+    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+        """Replay the grades and the order recorded for this query; None for a candidate that was not shown."""
+        unknown = (None,) * len(candidates)
+        ranking = self._rankings.get((self._source_of.get(query.seed_id, query.seed_id), query.query))
+        if ranking is None:
+            return Scores(ql=unknown, rc=unknown, rung="none")
+        grades = dict(zip(ranking["candidates"], ranking["grades"], strict=True))
+        places = {source_id: place for place, source_id in enumerate(ranking["order"])}
+        return Scores(
+            ql=tuple(_negated(places.get(candidate.source_id)) for candidate in candidates),
+            rc=tuple(_as_float(grades.get(candidate.source_id)) for candidate in candidates),
+            rung=RUNG,
+        )
+
+
+def _generation(line: dict[str, Any]) -> Generation:
+    raw = json.dumps(line, ensure_ascii=False)
+    if "skip" in line:
+        return Generation(task="", query="", skip=str(line["skip"]), raw=raw)
+    return Generation(task=str(line.get("task", "")), query=str(line.get("query", "")), raw=raw)
+
+
+def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as handle:
+        for number, text in enumerate(handle, start=1):
+            if not text.strip():
+                continue
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise GeckoError(f"{path.name} line {number} is not JSON", "mend or remove the line") from error
+            lacking = [key for key in needed if not isinstance(line, dict) or key not in line]
+            if lacking:
+                raise GeckoError(f"{path.name} line {number} lacks {', '.join(lacking)}", "mend or remove the line")
+            if "grades" in needed and len(line["grades"]) != len(line["candidates"]):
+                raise GeckoError(f"{path.name} line {number}: grades and candidates differ in number", "mend the line")
+            yield line
+
+
+def _negated(place: int | None) -> float | None:
+    return None if place is None else -float(place)
+
+
+def _as_float(value: Any) -> float | None:  # noqa: ANN401
+    return None if value is None else float(value)

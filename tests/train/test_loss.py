@@ -1,0 +1,303 @@
+"""Equation 3 against a naive float64 reference, and the two ways of computing it against each other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gecko.embedder.embedder import load_model
+from gecko.train import loss as loss_module
+from gecko.train.finetune import disable_dropout
+from gecko.train.loss import (
+    BatchLayout,
+    GeckoLoss,
+    LossOptions,
+    distinct_texts,
+    equation_3,
+    length_groups,
+    matryoshka,
+)
+
+
+def reference(vectors: np.ndarray, layout: BatchLayout, options: LossOptions) -> float:
+    """Equation 3 as it is written in the paper, one exponential after the other."""
+    queries, positives = layout.queries.tolist(), layout.positives.tolist()
+    negatives, has = layout.negatives.tolist(), layout.has_negative.tolist()
+    rows = len(queries)
+    dims = options.dims or (vectors.shape[1],)
+    per_dim = []
+    for dim in dims:
+        cut = [[float(x) for x in vector[:dim]] for vector in vectors]
+
+        def s(a: int, b: int, cut: list[list[float]] = cut) -> float:
+            dot = sum(x * y for x, y in zip(cut[a], cut[b], strict=True))
+            norm_a = math.sqrt(sum(x * x for x in cut[a]))
+            norm_b = math.sqrt(sum(x * x for x in cut[b]))
+            return dot / norm_a / norm_b / options.temperature
+
+        total = 0.0
+        for i in range(rows):
+            own = math.exp(s(queries[i], positives[i]))
+            denominator = own
+            for j in range(rows):
+                if j == i:
+                    continue
+                same = queries[j] == queries[i] or positives[j] == positives[i]
+                if options.in_batch:
+                    duplicate = same or positives[j] == queries[i]
+                    if not (options.mask_duplicates and duplicate):
+                        denominator += math.exp(s(queries[i], positives[j]))
+                if options.same_tower:
+                    duplicate = same or queries[j] == positives[i]
+                    if not (options.mask_duplicates and duplicate):
+                        denominator += math.exp(s(queries[i], queries[j]))
+            for slot, negative in enumerate(negatives[i]):
+                duplicate = negative in (positives[i], queries[i])
+                if has[i][slot] and not (options.mask_duplicates and duplicate):
+                    denominator += math.exp(s(queries[i], negative))
+            total += -math.log(own / denominator)
+        per_dim.append(total / rows)
+    return sum(per_dim) / len(per_dim)
+
+
+def random_batch(seed: int, rows: int, slots: int, texts: int, share: float, width: int = 12):
+    """Vectors of ``texts`` distinct texts and rows that draw from them, so that duplicates occur."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(texts, width))
+    layout = BatchLayout(
+        queries=torch.tensor(rng.integers(0, texts, rows)),
+        positives=torch.tensor(rng.integers(0, texts, rows)),
+        negatives=torch.tensor(rng.integers(0, texts, (rows, slots)).reshape(rows, slots)),
+        has_negative=torch.tensor(rng.random((rows, slots)) < share),
+    )
+    return vectors, layout
+
+
+SWITCHES = list(itertools.product([True, False], repeat=3))
+
+
+@pytest.mark.parametrize(("in_batch", "same_tower", "mask"), SWITCHES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("dims", [(), (12, 8, 3), (5,)])
+def test_loss_equals_the_written_equation(in_batch: bool, same_tower: bool, mask: bool, share: float, dims) -> None:
+    options = LossOptions(0.3, in_batch, same_tower, mask, dims)
+    for seed, (slots, texts) in enumerate([(1, 60), (1, 5), (3, 9), (0, 60), (0, 4)]):
+        vectors, layout = random_batch(seed, 7, slots, texts, share)
+        computed = matryoshka(torch.tensor(vectors), layout, options).item()
+        assert computed == pytest.approx(reference(vectors, layout, options), abs=1e-6)
+
+
+def test_loss_at_the_default_temperature_and_in_float32() -> None:
+    vectors, layout = random_batch(1, 16, 1, 60, 0.7, width=32)
+    options = LossOptions(dims=(32, 16))
+    computed = matryoshka(torch.tensor(vectors, dtype=torch.float32), layout, options)
+    assert computed.dtype == torch.float32
+    assert computed.item() == pytest.approx(reference(vectors, layout, options), rel=1e-5)
+    half = matryoshka(torch.tensor(vectors, dtype=torch.bfloat16), layout, options)
+    assert half.dtype == torch.float32
+
+
+def test_duplicate_masks_of_a_symmetric_pair() -> None:
+    """Rows (A, B) and (B, A): neither side may count against the other."""
+    vectors = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    layout = BatchLayout(
+        torch.tensor([0, 1]), torch.tensor([1, 0]), torch.zeros(2, 0).long(), torch.zeros(2, 0, dtype=torch.bool)
+    )
+    assert equation_3(vectors, layout, LossOptions()).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def apart(rows: int, slots: int) -> BatchLayout:
+    """Every text of the batch is another one."""
+    index = torch.arange(rows * (2 + slots))
+    return BatchLayout(
+        index[:rows],
+        index[rows : 2 * rows],
+        index[2 * rows :].view(rows, slots),
+        torch.ones(rows, slots, dtype=torch.bool),
+    )
+
+
+def test_an_empty_slot_has_no_influence() -> None:
+    layout = apart(4, 2)
+    layout.has_negative[1, 1] = False
+    vectors = torch.randn(16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    before = equation_3(vectors, layout, LossOptions())
+    (gradient,) = torch.autograd.grad(before, vectors)
+    empty = int(layout.negatives[1, 1])
+    assert torch.count_nonzero(gradient[empty]) == 0
+    assert torch.count_nonzero(gradient[int(layout.negatives[1, 0])]) > 0
+    changed = vectors.detach().clone()
+    changed[empty] = vectors.detach()[int(layout.queries[1])]
+    assert equation_3(changed, layout, LossOptions()).item() == before.item()
+
+
+def test_other_rows_hard_negatives_have_no_influence() -> None:
+    layout = apart(4, 1)
+    vectors = torch.randn(12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    q, p, n = unit[:4], unit[4:8], unit[8:]
+    t = 0.05
+    row = 0
+    terms = torch.cat([p @ q[row], q[1:] @ q[row], (n[row] @ q[row])[None]]) / t
+    alone = torch.logsumexp(terms, 0) - p[row] @ q[row] / t
+    changed = vectors.detach().clone()
+    changed[9:] = torch.randn(3, 8, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(changed, dim=-1)
+    total = equation_3(vectors, layout, LossOptions()).item() * 4
+    others = 0.0
+    for i in range(1, 4):
+        others_of = [j for j in range(4) if j != i]
+        parts = torch.cat([p @ q[i], q[others_of] @ q[i], (n[i] @ q[i])[None]]) / t
+        others += (torch.logsumexp(parts, 0) - p[i] @ q[i] / t).item()
+    assert total == pytest.approx(alone.item() + others, abs=1e-9)
+    # Moving row 3's negative onto row 0's query changes row 3's own term only.
+    moved = vectors.detach().clone()
+    moved[11] = moved[0]
+    moved_unit = torch.nn.functional.normalize(moved, dim=-1)
+    i, others_of = 3, [0, 1, 2]
+    before = torch.cat([p @ q[i], q[others_of] @ q[i], (n[i] @ q[i])[None]]) / t
+    after = torch.cat([p @ q[i], q[others_of] @ q[i], (moved_unit[11] @ q[i])[None]]) / t
+    difference = (torch.logsumexp(after, 0) - torch.logsumexp(before, 0)).item()
+    assert equation_3(moved, layout, LossOptions()).item() * 4 == pytest.approx(total + difference, abs=1e-9)
+
+
+def features(*texts: list[int], width: int | None = None, pad: int = 0) -> dict[str, torch.Tensor]:
+    longest = width or max(len(text) for text in texts)
+    ids = torch.tensor([text + [pad] * (longest - len(text)) for text in texts])
+    mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
+    return {"input_ids": ids, "attention_mask": mask, "sentence_embedding": torch.zeros(len(texts), 3)}
+
+
+@pytest.mark.parametrize("pad", [0, 1, 9])
+def test_distinct_texts_ignores_padding(pad: int) -> None:
+    left = features([5, 6], [7], [5, 6], pad=pad)
+    right = features([7], [5, 6, 8], [5, 6], width=6, pad=pad)
+    texts, places = distinct_texts([left, right])
+    assert len(texts["input_ids"]) == 3
+    assert set(texts) == {"input_ids", "attention_mask"}
+    assert places[0] == places[2] == places[5]
+    assert places[1] == places[3]
+    kept = [row[mask.bool()].tolist() for row, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True)]
+    assert [kept[int(place)] for place in places] == [[5, 6], [7], [5, 6], [7], [5, 6, 8], [5, 6]]
+
+
+def test_a_token_with_the_paddings_id_is_no_padding() -> None:
+    texts, places = distinct_texts([features([5, 0], [5], width=2)])
+    assert len(texts["input_ids"]) == 2
+    assert places[0] != places[1]
+
+
+def test_length_groups_cover_every_text_once() -> None:
+    texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4], [5])
+    groups, order = length_groups(texts, 2)
+    assert [group["input_ids"].shape for group in groups] == [(2, 1), (2, 3), (1, 4)]
+    firsts = torch.cat([group["input_ids"][:, 0] for group in groups])
+    assert firsts[order].tolist() == [1, 2, 3, 4, 5]
+
+
+# On the tiny model.
+
+
+def batch_of(model: Any, words: list[str]) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
+    rng = np.random.default_rng(3)
+    columns = [[" ".join(rng.choice(words, int(rng.integers(2, 12)))) for _ in range(6)] for _ in range(3)]
+    columns[1][4] = columns[1][0]  # two rows share a positive
+    columns[2][2] = columns[2][5] = ""  # and two have no negative
+    labels = torch.tensor([1, 1, 0, 1, 1, 0])
+    return [dict(model.tokenize(column)) for column in columns], labels
+
+
+def gradients(model: Any, options: LossOptions, batch, scale: float = 1.0) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(11)
+    value = GeckoLoss(model, options)(*batch)
+    (value * scale).backward()
+    return value.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("mini_batch", [1, 4, 64])
+def test_cached_equals_plain(tiny_model: str, words: list[str], mini_batch: int, scale: float) -> None:
+    model = load_model(tiny_model, device="cpu")
+    disable_dropout(model)
+    model.train()
+    batch = batch_of(model, words)
+    plain, expected = gradients(model, LossOptions(dims=(32, 16)), batch, scale)
+    cached, found = gradients(model, LossOptions(dims=(32, 16), mini_batch=mini_batch), batch, scale)
+    assert cached == pytest.approx(plain, abs=1e-5)
+    assert expected.keys() == found.keys()
+    assert len(found) > 20
+    assert max(float(g.abs().max()) for g in expected.values()) > 1e-2
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_cached_replays_dropout(
+    tiny_model: str, words: list[str], monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    monkeypatch.setattr(loss_module, "_GROUP", 4)  # the same groups draw the same dropout
+    model = load_model(tiny_model, device="cpu")
+    model.train()
+    batch = batch_of(model, words)
+    plain, expected = gradients(model, LossOptions(), batch, scale)
+    cached, found = gradients(model, LossOptions(mini_batch=4), batch, scale)
+    assert cached == pytest.approx(plain, abs=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    model.eval()
+    without, _ = gradients(model, LossOptions(), batch)
+    assert abs(without - plain) > 1e-3, "the test needs dropout that does something"
+
+
+def test_the_replay_leaves_the_random_stream_alone(tiny_model: str, words: list[str]) -> None:
+    model = load_model(tiny_model, device="cpu")
+    model.train()
+    batch = batch_of(model, words)
+    value = GeckoLoss(model, LossOptions(mini_batch=4))(*batch)
+    state = torch.get_rng_state()
+    value.backward()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mini_batch", [0, 4])
+def test_each_distinct_text_is_encoded_once(tiny_model: str, words: list[str], mini_batch: int) -> None:
+    model = load_model(tiny_model, device="cpu")
+    columns, labels = batch_of(model, words)
+    columns.append({key: value.clone() for key, value in columns[2].items()})
+    loss = GeckoLoss(model, LossOptions(mini_batch=mini_batch))
+    seen: list[tuple[int, ...]] = []
+
+    def count(_module: Any, inputs: tuple[dict[str, torch.Tensor], ...]) -> None:
+        for ids, mask in zip(inputs[0]["input_ids"], inputs[0]["attention_mask"], strict=True):
+            seen.append(tuple(ids[mask.bool()].tolist()))
+
+    handle = model.register_forward_pre_hook(count)
+    with torch.no_grad():
+        loss(columns, labels)
+    handle.remove()
+    distinct = {
+        tuple(ids[mask.bool()].tolist())
+        for column in columns
+        for ids, mask in zip(column["input_ids"], column["attention_mask"], strict=True)
+    }
+    assert len(seen) == len(distinct) == 16
+    assert set(seen) == distinct
+
+
+def test_an_empty_negative_changes_nothing_end_to_end(tiny_model: str, words: list[str]) -> None:
+    model = load_model(tiny_model, device="cpu")
+    model.eval()
+    columns, labels = batch_of(model, words)
+    loss = GeckoLoss(model, LossOptions())
+    with torch.no_grad():
+        with_slot = loss(columns, torch.zeros_like(labels)).item()
+        without_column = loss(columns[:2], torch.zeros_like(labels)).item()
+        graded = loss(columns, labels).item()
+    assert with_slot == pytest.approx(without_column, abs=1e-6)
+    assert graded > with_slot
