@@ -51,6 +51,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
         mask_token="[MASK]",
         model_max_length=64,
     )
+    # A model this small is slower on many threads, and very much slower where other processes use them.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     bert = BertModel(
         BertConfig(

@@ -269,7 +269,7 @@ def test_the_replay_leaves_the_random_stream_alone(tiny_model: str, words: list[
 def test_each_distinct_text_is_encoded_once(tiny_model: str, words: list[str], mini_batch: int) -> None:
     model = load_model(tiny_model, device="cpu")
     columns, labels = batch_of(model, words)
-    columns.append({key: value.clone() for key, value in columns[2].items()})
+    columns.append(dict(columns[2]))
     loss = GeckoLoss(model, LossOptions(mini_batch=mini_batch))
     seen: list[tuple[int, ...]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gecko.records import Document
 
@@ -81,7 +82,7 @@ def markdown_sections(text: str) -> list[Section]:
             sections.append(Section(tuple(part for part in path if part), body))
 
     tokens = MarkdownIt().parse(text)
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         if token.type != "heading_open" or token.map is None or token.level != 0:
             continue
         close(token.map[0])

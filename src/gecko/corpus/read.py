@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -97,8 +96,9 @@ def _expand(source: str) -> list[Path]:
             return [root]
     except OSError as error:
         raise GeckoError(f"cannot read {source}: {error.strerror}", "check its permissions") from error
-    matches = sorted(Path(match) for match in glob.glob(source, recursive=True)) if glob.has_magic(source) else []
-    files = [path for path in matches if path.is_file()]
+    # Path.glob takes no absolute pattern, and users give both kinds.
+    matches = glob.glob(source, recursive=True) if glob.has_magic(source) else []  # noqa: PTH207
+    files = [path for path in map(Path, sorted(matches)) if path.is_file()]
     if not files:
         raise GeckoError(f"no file at {source}", "check the path; a glob needs quotes in a shell")
     return files
@@ -244,12 +244,3 @@ def clean(text: str) -> str:
     """Drop NULs and lone surrogates, which no tokenizer or file wants, and make line ends uniform."""
     text = text.replace("\x00", "").replace("\r\n", "\n").replace("\r", "\n")
     return text.encode("utf-8", "ignore").decode("utf-8")
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

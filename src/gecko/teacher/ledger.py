@@ -1,7 +1,7 @@
 """The record of every finished teacher call, so that none is lost and none is made twice.
 
-SQLite in WAL mode, append-only. The key is a hash of teacher, prompt version, parameters and input, so an entry survives
-edits of the recipe and the corpus that do not touch it.
+SQLite in WAL mode, append-only. The key is a hash of teacher, prompt version, parameters and input, so an entry
+survives edits of the recipe and the corpus that do not touch it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,11 @@ class LedgeredTeacher:
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write for the seeds that the ledger does not hold, and keep the replies before returning."""
         keys = [self._key("write", seed.source_id, seed.title, seed.text) for seed in seeds]
-        known = {key: Generation(**reply) for key in keys if (reply := self._ledger.get(key)) is not None}
+        known: dict[str, Generation] = {}
+        for key in keys:
+            kept = self._ledger.get(key)
+            if kept is not None:
+                known[key] = Generation(**kept)
         missing = [(key, seed) for key, seed in zip(keys, seeds, strict=True) if key not in known]
         self.calls_replayed += len(keys) - len(missing)
         if missing:

@@ -1,7 +1,7 @@
 """Replays replies recorded from a language model (``recorded:DIR``), for demos, tests and repeatable experiments.
 
-This is the ladder's last rung: a grade for some candidates and an order of them, no log-likelihoods. The grade takes the
-place of RC and the order that of QL.
+This is the ladder's last rung: a grade for some candidates and an order of them, no log-likelihoods. The grade takes
+the place of RC and the order that of QL.
 """
 
 from __future__ import annotations

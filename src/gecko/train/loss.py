@@ -78,18 +78,22 @@ def equation_3(vectors: Tensor, layout: BatchLayout, options: LossOptions) -> Te
     own = (queries * positives).sum(-1, keepdim=True) / options.temperature
     terms = [own]
     same_row = torch.eye(len(queries), dtype=torch.bool, device=vectors.device)
-    excluded = same_row
+    other_positives = other_queries = same_row
     if options.mask_duplicates:
-        excluded = same_row | _equal(layout.queries) | _equal(layout.positives)
+        duplicate = same_row | _equal(layout.queries, layout.queries) | _equal(layout.positives, layout.positives)
+        # Symmetric tasks have the same text on both sides: (a, b) and (b, a) may stand in one batch.
+        other_positives = duplicate | _equal(layout.queries, layout.positives)
+        other_queries = duplicate | _equal(layout.positives, layout.queries)
     if options.in_batch:
-        terms.append(_masked(queries @ positives.T / options.temperature, excluded))
+        terms.append(_masked(queries @ positives.T / options.temperature, other_positives))
     if options.same_tower:
-        terms.append(_masked(queries @ queries.T / options.temperature, excluded))
+        terms.append(_masked(queries @ queries.T / options.temperature, other_queries))
     if layout.negatives.shape[1]:
         hard = torch.einsum("bd,bkd->bk", queries, unit[layout.negatives]) / options.temperature
         missing = ~layout.has_negative
         if options.mask_duplicates:
             missing = missing | (layout.negatives == layout.positives[:, None])
+            missing = missing | (layout.negatives == layout.queries[:, None])
         terms.append(_masked(hard, missing))
     logits = torch.cat(terms, dim=1)
     return (torch.logsumexp(logits, dim=1) - own.squeeze(1)).mean()
@@ -186,8 +190,8 @@ def distinct_texts(columns: Sequence[Features]) -> tuple[Features, Tensor]:
     width = max(column["input_ids"].shape[1] for column in columns)
     keys = [key for key in columns[0] if _per_token(columns[0], key)]
     merged = {key: torch.cat([_padded(column[key], width) for column in columns]) for key in keys}
-    # The attention mask tells padding from a token that has the padding's id.
-    signature = merged["input_ids"] * 2 + merged["attention_mask"]
+    # Padding counts as -1: its id may differ from the 0 that columns are widened with, or be a token's too.
+    signature = merged["input_ids"].masked_fill(merged["attention_mask"] == 0, -1)
     _, places = torch.unique(signature, dim=0, return_inverse=True)
     count = int(places.max()) + 1
     first = torch.full((count,), len(places), device=places.device)
@@ -227,8 +231,8 @@ def length_groups(texts: Features, size: int) -> tuple[list[Features], Tensor]:
     return groups, torch.argsort(by_length)
 
 
-def _equal(index: Tensor) -> Tensor:
-    return index[:, None] == index[None, :]
+def _equal(own: Tensor, other: Tensor) -> Tensor:
+    return own[:, None] == other[None, :]
 
 
 def _masked(logits: Tensor, excluded: Tensor) -> Tensor:

@@ -1,0 +1,49 @@
+"""The offline teacher: keyphrases and patterns write, counts and cosines rank. No language model takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gecko.records import GeneratedQuery, Passage, content_id
+from gecko.teacher.offline.likelihood import QueryLikelihood
+from gecko.teacher.offline.relevance import Relevance
+from gecko.teacher.offline.writer import QueryWriter
+from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
+
+RUNG = "statistical"
+_VERSION = "1"
+
+
+class OfflineTeacher:
+    """A teacher that needs no model and no network.
+
+    Args:
+        seed: Seed of the writer's draws.
+        styles: Weights of the query styles; empty keeps the writer's own.
+    """
+
+    def __init__(self, seed: int = 0, styles: Mapping[str, float] | None = None) -> None:
+        self.name = "offline"
+        self.prompt_version = f"patterns-{_VERSION}"
+        self.capabilities = Capabilities(generate=True)
+        self._writer = QueryWriter(seed, styles)
+        self._likelihood = QueryLikelihood()
+        self._relevance = Relevance(self._likelihood.words)
+        self.fingerprint = content_id("offline", _VERSION, str(seed), str(sorted(self._writer.styles.items())))
+
+    def prepare(self, passages: PassageStore) -> None:
+        """Count the corpus."""
+        self._likelihood.fit(passages)
+        self._relevance.fit(passages)
+
+    def write(self, seeds: Sequence[Passage]) -> list[Generation]:
+        """Write a query for each seed."""
+        return [self._writer.write(seed) for seed in seeds]
+
+    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+        """Score candidates by the language model of each and by fused evidence."""
+        return Scores(
+            ql=tuple(self._likelihood.scores(query.query, candidates)),
+            rc=tuple(self._relevance.scores(query.query, candidates, miner_scores)),
+            rung=RUNG,
+        )
