@@ -72,6 +72,7 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
     with locked(out):
         (out / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         context = RunContext(recipe=recipe, out=out)
+        context.check()
         summary = RunSummary(run=str(out))
         for stage in STAGES:
             result = _run_stage(stage.name, stage.mark(context), stage.execute, context)

@@ -35,6 +35,19 @@ class RunContext:
     out: Path
     marks: dict[str, str] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Find mistakes that would otherwise show only after the work before them is done and paid for.
+
+        Raises:
+            GeckoError: A teacher cannot be opened, or a test set is not there.
+        """
+        _ = self.writer, self.ranker
+        for folder in self.recipe.evaluation.beir:
+            if not (Path(folder) / "corpus.jsonl").is_file():
+                raise GeckoError(
+                    f"{folder} is not a BEIR folder", "it should hold corpus.jsonl, queries.jsonl and qrels/"
+                )
+
     def folder(self, name: str) -> Path:
         """Directory of a stage."""
         return self.out / name

@@ -40,9 +40,10 @@ def read_stdlib() -> Iterator[Document]:
 
     The order is that of the sorted names, so two runs of one interpreter give the same corpus.
     """
+    # All imports come first: importing a submodule can replace a function of its package (curses.has_key).
+    modules = {name: _import_quietly(name) for name in _module_names()}
     seen: set[str] = set()
-    for name in _module_names():
-        module = _import_quietly(name)
+    for name, module in modules.items():
         if module is not None:
             yield from _module_documents(name, module, seen)
     yield from _topic_documents()

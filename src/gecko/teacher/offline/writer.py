@@ -52,9 +52,15 @@ _DEFINITION = re.compile(
     r"(?P<verb>is|are|refers to|means|describes|represents|allows|lets|enables)\s+(?P<rest>.+)$",
     re.IGNORECASE,
 )
-_PURPOSE = re.compile(r"\b(?:how )?to\s+(?P<clause>(?!the\b|a\b|an\b|be\b|have\b|this\b|that\b|it\b)[a-z]{3,}\s+[^.;:()]{8,})")
-_DESCRIBED = re.compile(r"^(?:the\s+)?(?:[`\w-]+\s+(?:cmdlet|command|function|method|class|parameter|module)\s+)?(?P<verb>[A-Za-z]+s)\s+(?P<rest>(?:the|an?|all|one|each|information)\b[^.;:]{6,})")
-_NOT_VERBS = frozenset({"this", "is", "was", "has", "does", "its", "as", "us", "always", "results", "methods", "patients"})
+_PURPOSE = re.compile(
+    r"\b(?:how )?to\s+(?P<clause>(?!the\b|a\b|an\b|be\b|have\b|this\b|that\b|it\b)[a-z]{3,}\s+[^.;:()]{8,})"
+)
+_DESCRIBED = re.compile(
+    r"^(?:the\s+)?(?:[`\w-]+\s+(?:cmdlet|command|function|method|class|parameter|module)\s+)?(?P<verb>[A-Za-z]+s)\s+(?P<rest>(?:the|an?|all|one|each|information)\b[^.;:]{6,})"
+)
+_NOT_VERBS = frozenset(
+    {"this", "is", "was", "has", "does", "its", "as", "us", "always", "results", "methods", "patients"}
+)
 _MIN_WORDS = 5
 _LONGEST = 14
 
@@ -221,7 +227,31 @@ def _title(passage: Passage, draw: random.Random) -> str:
 def _crop(clause: str, words: int) -> str:
     """Keep the first words of a clause, not ending on one that leans on the next."""
     kept = re.split(r"[,;:()]", clause)[0].split()[:words]
-    while kept and kept[-1].lower() in {"the", "a", "an", "of", "to", "in", "on", "and", "or", "for", "with", "by", "from",
-                                        "that", "is", "are", "as", "at", "which", "into", "your", "its", "their", "be"}:
+    while kept and kept[-1].lower() in {
+        "the",
+        "a",
+        "an",
+        "of",
+        "to",
+        "in",
+        "on",
+        "and",
+        "or",
+        "for",
+        "with",
+        "by",
+        "from",
+        "that",
+        "is",
+        "are",
+        "as",
+        "at",
+        "which",
+        "into",
+        "your",
+        "its",
+        "their",
+        "be",
+    }:
         kept.pop()
     return " ".join(kept)

@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from gecko.corpus.build import CorpusOptions, build_passages
+from gecko.corpus.chunk import chunk_document, count_tokens
+from gecko.corpus.dedup import Deduplicator
+from gecko.corpus.language import detect
+from gecko.corpus.stdlib import read_stdlib
+from gecko.errors import GeckoError
+from gecko.records import Document, Passage, Quarantined
+
+MARKDOWN = """# Guide
+
+Intro words here.
+
+## Install
+
+Run it.
+
+```
+# not a heading
+```
+
+## Use
+
+Many words follow.
+"""
+
+
+def test_markdown_is_cut_at_headings_and_titled_by_their_path():
+    pieces = chunk_document(Document("g.md", "g", MARKDOWN, "g.md"), 50, 1)
+    assert [piece.title for piece in pieces] == ["g > Guide", "g > Guide > Install", "g > Guide > Use"]
+    assert "# not a heading" in pieces[1].text
+    assert [piece.source_id for piece in pieces] == ["g.md#1", "g.md#2", "g.md#3"]
+
+
+def test_one_piece_keeps_its_id():
+    assert chunk_document(Document("a", "t", "short text", "x.txt"), 50, 1)[0].source_id == "a"
+
+
+@pytest.mark.parametrize("text", ["one two three. " * 200, "word " * 900, "para graph\n\n" * 200, "x" * 5000])
+def test_no_piece_is_longer_than_the_limit_and_no_word_is_lost(text):
+    pieces = chunk_document(Document("a", "", text, "a.txt"), 64, 8)
+    assert all(count_tokens(piece.text) <= 64 + 8 for piece in pieces)
+    assert " ".join(piece.text for piece in pieces).split() == text.split()
+
+
+def test_a_short_tail_joins_its_neighbour():
+    text = "word " * 40 + "\n\n" + "tail."
+    pieces = chunk_document(Document("a", "", text, "a.txt"), 52, 12)
+    assert len(pieces) == 1
+
+
+def test_records_stay_whole_unless_asked(tmp_path):
+    long = {"_id": "d", "text": "Words follow words. " * 300}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({"_id": "e", "text": "a second one"}))
+    sources = (str(tmp_path),)
+    whole = [p for p in build_passages(CorpusOptions(sources=sources)) if isinstance(p, Passage)]
+    assert [p.source_id for p in whole] == ["d", "e"]
+    cut = [p for p in build_passages(CorpusOptions(sources=sources, split_records=True)) if isinstance(p, Passage)]
+    assert cut[0].source_id == "d#1"
+
+
+def passage(source_id, text):
+    return Passage(source_id, source_id, "", text, "", "en")
+
+
+def test_duplicates_exact_and_near():
+    seen = Deduplicator(0.8)
+    text = " ".join(f"word{i}" for i in range(60))
+    assert seen.admit(passage("a", text)) is None
+    assert seen.admit(passage("b", text.upper().replace(" ", "  "))) == "exact duplicate of a"
+    assert seen.admit(passage("c", text + " extra")) == "near duplicate of a"
+    assert seen.admit(passage("d", " ".join(f"other{i}" for i in range(60)))) is None
+    assert seen.admit(passage("e", "short text")) is None
+    assert seen.admit(passage("f", "short texts")) is None
+
+
+def test_near_duplicates_can_be_kept():
+    seen = Deduplicator(0)
+    text = " ".join(f"word{i}" for i in range(60))
+    assert seen.admit(passage("a", text)) is None
+    assert seen.admit(passage("c", text + " extra")) is None
+
+
+def test_languages():
+    assert detect("The quick brown fox jumps over the lazy dog near the river") == "en"
+    assert detect("Die Zugspitze ist mit 2962 Metern der höchste Berg Deutschlands") == "de"
+    assert detect("x = 1") == "und"
+
+
+def test_rows_in_are_rows_out_or_quarantined(tmp_path):
+    rows = [{"_id": str(i), "text": t} for i, t in enumerate(["one text", "two text", "one text", "12345", ""])]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    results = list(build_passages(CorpusOptions(sources=(str(tmp_path / "c.jsonl"),))))
+    assert len(results) == len(rows)
+    assert [r.reason for r in results if isinstance(r, Quarantined)] == [
+        "exact duplicate of 0",
+        "no letters in the text",
+        "no letters in the text",
+    ]
+
+
+def test_one_passage_is_not_a_corpus(tmp_path):
+    (tmp_path / "a.txt").write_text("only one passage here")
+    with pytest.raises(GeckoError, match="1 usable passage") as caught:
+        list(build_passages(CorpusOptions(sources=(str(tmp_path),))))
+    assert "two" in caught.value.hint
+
+
+def test_limit_stops_early(tmp_path):
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": f"text number {i} of many"}) for i in range(50)))
+    options = CorpusOptions(sources=(str(tmp_path / "c.jsonl"),), limit=5)
+    assert len(list(build_passages(options))) == 5
+
+
+def test_stdlib_is_the_same_twice_and_names_things():
+    first = list(read_stdlib())
+    assert first == list(read_stdlib())
+    names = {document.source_id for document in first}
+    assert {"collections.OrderedDict.move_to_end", "json.dumps", "topics.with"} <= names
+    assert len(names) == len(first) > 3000
+    assert not any(" at 0x" in document.title for document in first)
