@@ -157,7 +157,8 @@ def _text(table: Any, query: str, depth: int) -> list[dict[str, Any]]:  # noqa: 
     from lancedb.query import MatchQuery
 
     # A match query takes the text as words; a plain string would be parsed as query syntax.
-    rows = table.search(MatchQuery(query, "searched"), query_type="fts").limit(depth).to_list()
+    matched = MatchQuery(query, "searched")  # type: ignore[call-arg]
+    rows = table.search(matched, query_type="fts").limit(depth).to_list()
     return [{**row, "score": row["_score"]} for row in rows]
 
 

@@ -1,7 +1,7 @@
 """Query likelihood from counts: a smoothed unigram model of the passage with a translation model of related words.
 
-``P(w|p) = (1-b) P_dirichlet(w|p) + b sum_u T(w|u) P_ml(u|p)`` (Zhai & Lafferty 2001; Berger & Lafferty 1999), where T is
-estimated from how often words occur in the same passages of this corpus (positive pointwise mutual information).
+``P(w|p) = (1-b) P_dirichlet(w|p) + b sum_u T(w|u) P_ml(u|p)`` (Zhai & Lafferty 2001; Berger & Lafferty 1999), where T
+is estimated from how often words occur in the same passages of this corpus (positive pointwise mutual information).
 """
 
 from __future__ import annotations

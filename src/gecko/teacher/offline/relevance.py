@@ -40,12 +40,16 @@ class Relevance:
     def scores(self, query: str, passages: Sequence[Passage], cosines: Sequence[float]) -> list[float]:
         """RC of each passage, in (0, 3); it grows with either evidence."""
         terms = set(self._words(query))
-        weight = sum(self._idf.get(term, self._rarest) for term in terms)
+        weight = self._weight(terms)
         results = []
         for passage, cosine in zip(passages, cosines, strict=True):
             held = terms & set(self._words(f"{passage.title} {passage.text}"))
-            lexical = sum(self._idf.get(term, self._rarest) for term in held) / weight if weight else 0.0
+            lexical = self._weight(held) / weight if weight else 0.0
             dense = (cosine - _LOWEST_COSINE) / (_HIGHEST_COSINE - _LOWEST_COSINE)
             evidence = (lexical + min(1.0, max(0.0, dense))) / 2
             results.append(3.0 / (1.0 + math.exp(3.0 - 6.0 * evidence)))
         return results
+
+    def _weight(self, terms: set[str]) -> float:
+        # fsum does not depend on the order, and a set's order changes from process to process.
+        return math.fsum(self._idf.get(term, self._rarest) for term in terms)

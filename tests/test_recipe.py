@@ -1,0 +1,144 @@
+"""The recipe: YAML, command line and Python say the same, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gecko.errors import UsageError
+from gecko.recipe import Recipe, dump_recipe, load_recipe
+
+SETTINGS = """
+seed: 7
+corpus: {sources: [docs, "wiki é.jsonl"]}
+teacher: {spec: offline, ranker: "openai:some-model"}
+fret: {limit: 10, negative: last, styles: {question: 0.5, keywords: 0.5}}
+train: {epochs: 0.5, dims: [128, 64], bf16: false, text_format: plain}
+gate: {alphas: [0.5, 1.0], probe: false}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", ["", SETTINGS])
+def test_yaml_round_trip(tmp_path: Path, text: str) -> None:
+    recipe = load_recipe(write(tmp_path, text))
+    again = load_recipe(write(tmp_path, dump_recipe(recipe)))
+    assert again == recipe
+    assert dump_recipe(again) == dump_recipe(recipe)
+
+
+def test_values_of_the_file_and_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SETTINGS))
+    assert recipe.corpus.sources == ("docs", "wiki é.jsonl")
+    assert recipe.train.dims == (128, 64)
+    assert recipe.train.text_format == "plain"
+    assert recipe.train.batch_size == Recipe().train.batch_size
+    assert load_recipe(write(tmp_path, "")) == load_recipe(None) == Recipe()
+
+
+def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, SETTINGS)
+    recipe = load_recipe(path, ["fret.limit=3", "train.dims=[32]", "teacher.spec=recorded:x", "seed=1"], ["a", "b"])
+    assert (recipe.fret.limit, recipe.fret.negative) == (3, "last")
+    assert recipe.train.dims == (32,)
+    assert recipe.teacher.spec == "recorded:x"
+    assert recipe.seed == 1
+    assert recipe.corpus.sources == ("a", "b")
+
+
+def test_an_override_may_hold_an_equals_sign() -> None:
+    assert load_recipe(None, ["teacher.spec=openai:x?a=b"]).teacher.spec == "openai:x?a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("train.epoch=1", "train.epochs"),
+        ("fret.limits=1", "fret.limit"),
+        ("tran.epochs=1", "train.epochs"),
+        ("sede=1", "seed"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(override: str, suggestion: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(None, [override])
+    assert override.partition("=")[0].split(".")[0] in caught.value.message
+    assert suggestion in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.batchsize") as caught:
+        load_recipe(write(tmp_path, "train: {batchsize: 3}"))
+    assert caught.value.hint == "did you mean train.batch_size?"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.epochs=0", "train.epochs=many", "fret.negative=worst", "gate.dev_share=2", "train=3", "train.batch_size=1"],
+)
+def test_a_value_out_of_range_is_named(override: str) -> None:
+    with pytest.raises(UsageError, match=override.partition("=")[0].replace(".", r"\.")):
+        load_recipe(None, [override])
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "seed.x.y=1", "train.epochs.x=1", "train.dims=[1"])
+def test_a_malformed_override_is_an_error(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError):
+        load_recipe(write(tmp_path, "seed: 1\ntrain: {epochs: 1}"), [override])
+
+
+def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read the recipe .*nope\.yaml: No such file"):
+        load_recipe(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "only text", "3"])
+def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="does not hold a recipe"):
+        load_recipe(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_yaml_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(write(tmp_path, "a: [1\nb: }"))
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["corpus:\n", "corpus: docs\n", "corpus: [docs]\n"])
+def test_a_corpus_that_is_no_section(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError, match="corpus"):
+        load_recipe(path)
+    with pytest.raises(UsageError, match="corpus"):
+        load_recipe(path, [], ["a"])
+
+
+def test_values_are_frozen() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError):
+        recipe.seed = 3
+    for section in ("corpus", "teacher", "fret", "train", "gate", "evaluation"):
+        part = getattr(recipe, section)
+        name = next(iter(type(part).model_fields))
+        with pytest.raises(ValidationError):
+            setattr(part, name, getattr(part, name))
+
+
+def test_the_recipes_that_ship_are_recipes() -> None:
+    folder = Path(__file__).parents[1] / "recipes"
+    ready = sorted(folder.glob("*.yaml"))
+    if not ready:
+        pytest.skip("recipes/ is not beside the tests")
+    for path in ready:
+        assert isinstance(load_recipe(path), Recipe)

@@ -1,0 +1,178 @@
+"""Training on the tiny model: it learns, repeats itself, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gecko.embedder.embedder import load_model
+from gecko.errors import GeckoError
+from gecko.mixture.format import model_prompts, render_passage, render_query
+from gecko.recipe import TrainOptions
+from gecko.records import UnifiedRow
+from gecko.train import loss as loss_module
+from gecko.train.finetune import disable_dropout, finetune
+
+
+@pytest.fixture
+def rows(words: list[str]) -> list[UnifiedRow]:
+    drawn = random.Random(0)
+    made = []
+    for number in range(24):
+        topic = words[number % 20]
+        passage = " ".join([topic, *drawn.choices(words, k=6)])
+        negative = render_passage("", " ".join(drawn.choices(words, k=6)))
+        made.append(
+            UnifiedRow(
+                row_id=str(number),
+                task="search result",
+                query=f"{topic} {drawn.choice(words)}",
+                positive=render_passage(topic, passage),
+                negatives=(negative,) if number % 3 else (),
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def options(tiny_model: str) -> TrainOptions:
+    return TrainOptions(
+        student=tiny_model,
+        epochs=10 / 3,  # ten steps: three a pass, a checkpoint every second
+        batch_size=8,
+        learning_rate=2e-3,
+        dims=(64, 32, 16),
+        max_length=32,
+        bf16=False,
+    )
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_model(str(model), device="cpu").state_dict()
+
+
+def test_a_few_steps_lower_the_loss(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:
+    history = finetune(rows, options.model_copy(update={"epochs": 8.0}), tmp_path / "model")
+    losses = [entry["loss"] for entry in history["loss"]]
+    assert history["rows"] == 24
+    assert history["steps"] == len(losses) == 24
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    assert [entry["step"] for entry in history["loss"]] == list(range(1, 25))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_same_seed_same_weights_and_another_seed_others(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        finetune(rows, options, tmp_path / name / "model", seed=seed)
+    first, second, third = (weights(tmp_path / name / "model") for name in "abc")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any(not torch.allclose(value, third[name], atol=1e-5) for name, value in first.items())
+
+
+class Interrupted(Exception):
+    """The process is ended from outside."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let the loss raise at its ``at``-th call."""
+    forward = loss_module.GeckoLoss.forward
+    calls = 0
+
+    def failing(self: Any, *args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Interrupted
+        return forward(self, *args)
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", failing)
+
+
+@pytest.mark.parametrize("mini_batch", [0, 4])
+def test_an_interrupted_training_ends_where_it_would_have(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini_batch: int
+) -> None:
+    options = options.model_copy(update={"mini_batch": mini_batch})
+    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-4").is_dir()
+    assert not (tmp_path / "cut" / "model").exists()
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=7)  # six steps are left, so a start from nothing would be caught
+        history = finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    assert history["steps"] == 10
+    assert [entry["step"] for entry in history["loss"]] == list(range(1, 11))
+    expected = weights(tmp_path / "whole" / "model")
+    for name, value in weights(tmp_path / "cut" / "model").items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    finetune(rows, options, tmp_path / "cut" / "model", seed=2)
+    finetune(rows, options, tmp_path / "whole" / "model", seed=2)
+    expected = weights(tmp_path / "whole" / "model")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "cut" / "model").items())
+
+
+@pytest.mark.parametrize("text_format", ["gecko", "plain"])
+def test_the_saved_prompts_are_the_strings_of_training(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_format: Any
+) -> None:
+    seen: list[list[int]] = []
+    forward = loss_module.GeckoLoss.forward
+
+    def recording(self: Any, features: Any, labels: Any) -> torch.Tensor:
+        columns = list(features)
+        seen.extend(columns[0]["input_ids"].tolist())
+        return forward(self, columns, labels)
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", recording)
+    options = options.model_copy(update={"text_format": text_format, "epochs": 0.5})
+    finetune(rows, options, tmp_path / "model")
+    saved = load_model(str(tmp_path / "model"), device="cpu")
+    assert {key: saved.prompts[key] for key in ("query", "document")} == model_prompts(text_format)
+    tokenizer = saved.tokenizer
+    trained = {tuple(token for token in text if token != tokenizer.pad_token_id) for text in seen}
+    rendered = {tuple(tokenizer(render_query(row.task, row.query, text_format))["input_ids"]) for row in rows}
+    prompted = {tuple(tokenizer(saved.prompts["query"] + row.query)["input_ids"]) for row in rows}
+    assert rendered == prompted
+    assert trained
+    assert trained <= rendered
+    assert saved.max_seq_length == load_model(options.student, device="cpu").max_seq_length
+
+
+def test_too_few_rows_is_an_error_of_one_line(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:
+    with pytest.raises(GeckoError, match="only 1 training rows"):
+        finetune(rows[:1], options, tmp_path / "model")
+
+
+def test_fewer_rows_than_a_batch_train(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:
+    history = finetune(rows[:5], options.model_copy(update={"batch_size": 64, "epochs": 1.0}), tmp_path / "model")
+    assert history["steps"] == 1
+    assert (tmp_path / "model" / "modules.json").exists()
+
+
+def test_disable_dropout_makes_training_mode_deterministic(tiny_model: str) -> None:
+    model = load_model(tiny_model, device="cpu")
+    model.train()
+    features = model.tokenize(["cat dog owl"])
+    once, again = (model(dict(features))["sentence_embedding"] for _ in range(2))
+    assert not torch.equal(once, again), "the model must have dropout for this test to say anything"
+    disable_dropout(model)
+    once, again = (model(dict(features))["sentence_embedding"] for _ in range(2))
+    assert torch.equal(once, again)
