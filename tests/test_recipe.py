@@ -62,7 +62,7 @@ def test_an_override_may_hold_an_equals_sign() -> None:
     [
         ("train.epoch=1", "train.epochs"),
         ("fret.limits=1", "fret.limit"),
-        ("tran.epochs=1", "train.epochs"),
+        ("tran.epochs=1", "train"),
         ("sede=1", "seed"),
     ],
 )

@@ -40,7 +40,14 @@ def recipe_file(tmp_path, tiny_model):
         "corpus": {"sources": [str(tmp_path / "corpus.jsonl")], "near_duplicate": 0},
         "teacher": {"spec": "offline"},
         "fret": {"limit": 60, "miner": tiny_model, "neighbours": 5, "min_positive_rc": 0.0},
-        "train": {"student": tiny_model, "epochs": 2, "batch_size": 8, "dims": [32, 16], "max_length": 32, "bf16": False},
+        "train": {
+            "student": tiny_model,
+            "epochs": 2,
+            "batch_size": 8,
+            "dims": [32, 16],
+            "max_length": 32,
+            "bf16": False,
+        },
         "gate": {"probe": False, "dev_share": 0.2, "alphas": [0.5, 1.0]},
         "evaluation": {"base": tiny_model, "dims": [32, 16]},
     }
@@ -56,7 +63,16 @@ def fret_rows(run: Path):
 def test_a_run_ends_with_a_model_a_report_and_rows_that_add_up(recipe_file, tmp_path):
     lines = []
     summary = run_recipe(load_recipe(recipe_file), tmp_path / "run", tell=lines.append)
-    assert [stage.name for stage in summary.stages] == ["passages", "miner", "queries", "fret", "mixture", "train", "gate", "evaluation"]
+    assert [stage.name for stage in summary.stages] == [
+        "passages",
+        "miner",
+        "queries",
+        "fret",
+        "mixture",
+        "train",
+        "gate",
+        "evaluation",
+    ]
     assert len(lines) == len(summary.stages)
     assert (tmp_path / "run" / "model" / "modules.json").exists()
     assert "<html" in (tmp_path / "run" / "report.html").read_text()

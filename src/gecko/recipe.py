@@ -117,7 +117,9 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequen
     for override in overrides:
         _apply(values, override)
     if corpus:
-        values.setdefault("corpus", {})["sources"] = list(corpus)
+        section = values.setdefault("corpus", {})
+        if isinstance(section, dict):  # anything else is reported by the validation
+            section["sources"] = list(corpus)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -165,10 +167,9 @@ def _nearest(key: str) -> str:
     """Suggest the known key that is spelt most like ``key``."""
     import difflib
 
-    known = [
-        f"{section}.{name}" if isinstance(field.default, BaseModel) else section
-        for section, field in Recipe.model_fields.items()
-        for name in (type(field.default).model_fields if isinstance(field.default, BaseModel) else [""])
-    ]
+    known = list(Recipe.model_fields)
+    for section, field in Recipe.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            known += [f"{section}.{name}" for name in type(field.default).model_fields]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "see recipes/domain.yaml for the keys"

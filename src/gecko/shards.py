@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,9 +41,9 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         GeckoError: The disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -51,7 +51,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise GeckoError(f"cannot write {path}: {error.strerror or error}", "free space, then run again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -122,11 +123,18 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
 
 
 def clear_stage(folder: Path) -> None:
-    """Remove the shards of an earlier or interrupted attempt, the completion mark first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _DONE).unlink(missing_ok=True)
-    for shard in folder.glob("*.parquet"):
-        shard.unlink()
+    """Remove the shards of an earlier or interrupted attempt, the completion mark first.
+
+    Raises:
+        GeckoError: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _DONE).unlink(missing_ok=True)
+        for shard in folder.glob("*.parquet"):
+            shard.unlink()
+    except OSError as error:
+        raise GeckoError(f"cannot write to {folder}: {error.strerror}", "choose another --out") from error
 
 
 def finish_stage(folder: Path, mark: str, **facts: object) -> None:

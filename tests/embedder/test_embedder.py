@@ -166,7 +166,9 @@ def test_a_saved_model_is_read_by_old_and_new_readers(tiny_model: str, tmp_path:
         assert (ours * theirs).sum(axis=1).min() >= 0.9999
 
 
-@pytest.mark.parametrize("mode", ["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("cls", "mean")])
+@pytest.mark.parametrize(
+    "mode", ["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("cls", "mean")]
+)
 def test_every_pooling_survives_the_old_style(tiny_model: str, tmp_path: Path, mode) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling

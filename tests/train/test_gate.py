@@ -128,7 +128,20 @@ def candidate(passage_id: str, rank: int, rc: float | None) -> Candidate:
 
 def row(number: int, positive: str, candidates: Sequence[Candidate]) -> FretRow:
     return FretRow(
-        f"r{number}", "task", f"dog {number}", "en", positive, positive, "", tuple(candidates), False, "t", "x", "1", 0, 0
+        f"r{number}",
+        "task",
+        f"dog {number}",
+        "en",
+        positive,
+        positive,
+        "",
+        tuple(candidates),
+        False,
+        "t",
+        "x",
+        "1",
+        0,
+        0,
     )
 
 
@@ -153,9 +166,7 @@ def test_dev_set_pools_candidates_and_grades_equals_of_the_positive(store: Passa
 def test_apply_gate_ships_the_base_when_training_changed_nothing(
     tiny_model: str, tmp_path: Path, store: PassageTable
 ) -> None:
-    recipe = Recipe.model_validate(
-        {"train": {"student": tiny_model}, "gate": {"probe": False, "alphas": (0.5, 1.0)}}
-    )
+    recipe = Recipe.model_validate({"train": {"student": tiny_model}, "gate": {"probe": False, "alphas": (0.5, 1.0)}})
     rows = [row(i, f"p{i}", [candidate(f"p{j}", k + 1, 1.0) for k, j in enumerate([i, (i + 1) % 6])]) for i in range(6)]
     out = tmp_path / "model"
     out.mkdir()
@@ -172,4 +183,6 @@ def test_the_probe_that_ships_is_sound() -> None:
     probe = load_probe()
     assert len(probe.queries) == len(probe.passages) == len(probe.relevant) >= 50
     assert len(set(probe.passages)) == len(probe.passages)
-    assert all(text.strip() and query.strip() for (_, text), (_, query) in zip(probe.passages, probe.queries, strict=True))
+    assert all(
+        text.strip() and query.strip() for (_, text), (_, query) in zip(probe.passages, probe.queries, strict=True)
+    )

@@ -24,7 +24,7 @@ from gecko.train.loss import (
 )
 
 
-def reference(vectors: np.ndarray, layout: BatchLayout, options: LossOptions) -> float:
+def reference(vectors: np.ndarray, layout: BatchLayout, options: LossOptions) -> float:  # noqa: C901
     """Equation 3 as it is written in the paper, one exponential after the other."""
     queries, positives = layout.queries.tolist(), layout.positives.tolist()
     negatives, has = layout.negatives.tolist(), layout.has_negative.tolist()

@@ -188,10 +188,18 @@ def _legacy_pooling(config_file: Path) -> None:
     if "embedding_dimension" not in config:
         return
     mode = config["pooling_mode"]
-    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
+    modes = [mode] if isinstance(mode, str) else mode
+    names = {
+        "cls": "cls_token",
+        "mean": "mean_tokens",
+        "max": "max_tokens",
+        "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+        "weightedmean": "weightedmean_tokens",
+        "lasttoken": "lasttoken",
+    }
     legacy: dict[str, Any] = {"word_embedding_dimension": config["embedding_dimension"]}
     for key, name in names.items():
-        legacy[f"pooling_mode_{name}"] = key == mode
+        legacy[f"pooling_mode_{name}"] = key in modes
     legacy["include_prompt"] = config.get("include_prompt", True)
     _write_json(config_file, legacy)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gecko.embedder.embedder import Embedder
 from gecko.errors import GeckoError
-from gecko.records import Passage
+from gecko.records import PASSAGES, Passage
 from gecko.shards import atomic, read_batches
 
 _ENCODE_ROWS = 2048
@@ -26,7 +26,7 @@ class PassageTable:
     """
 
     def __init__(self, folder: Path, vectors: Path | None = None) -> None:
-        self._table = pa.Table.from_batches(list(read_batches(folder)))
+        self._table = pa.Table.from_batches(list(read_batches(folder)), PASSAGES)
         self.ids: list[str] = self._table.column("passage_id").to_pylist()
         self._position = {passage_id: index for index, passage_id in enumerate(self.ids)}
         self._by_source = {

@@ -1,40 +1,73 @@
 """The record of every finished teacher call, so that none is lost and none is made twice.
 
-SQLite in WAL mode, append-only. The key is a hash of teacher, prompt version, parameters and input, so an entry
-survives edits of the recipe and the corpus that do not touch it.
+SQLite in WAL mode, append-only. The key is the SHA-256 of teacher, prompt version, parameters and input, so an entry
+survives edits of the recipe and the corpus that do not touch it. What is committed survives a kill at any moment; a
+batch that is being written then is there wholly or not at all. It holds passages' hashes and replies, never a key or
+an address.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from gecko.errors import GeckoError
-from gecko.records import GeneratedQuery, Passage, content_id
-from gecko.teacher.protocol import Generation, KnowsSeeds, PassageStore, Scores, Teacher
+from gecko.records import GeneratedQuery, Passage
+from gecko.teacher.protocol import DependsOnCorpus, Generation, KnowsSeeds, PassageStore, Scores, Teacher
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY,
-    kind TEXT NOT NULL,
-    teacher TEXT NOT NULL,
-    reply TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    usd REAL NOT NULL,
-    seconds REAL NOT NULL,
-    at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS teacher_calls (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        request TEXT NOT NULL,
+        reply TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        usd REAL NOT NULL,
+        seconds REAL NOT NULL,
+        error TEXT NOT NULL,
+        at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+    )""",
+    # One reply a key; calls that failed may be tried, and recorded, again.
+    "CREATE UNIQUE INDEX IF NOT EXISTS finished ON teacher_calls (key) WHERE error = ''",
 )
-"""
+_INSERT = (
+    "INSERT OR IGNORE INTO teacher_calls"
+    " (key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_WAIT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as the ledger keeps it; ``error`` is empty for a finished one."""
+
+    key: str
+    kind: str
+    request: dict[str, Any]
+    reply: dict[str, Any]
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+    error: str = field(default="")
+
+
+def call_key(*parts: object) -> str:
+    """SHA-256 of what determines a call's reply; the parts are encoded so that no two lists of parts look alike."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()
 
 
 class Ledger:
-    """Finished teacher calls on disk.
+    """Teacher calls on disk; several processes may use one file.
 
     Args:
         path: The SQLite file; made when missing.
@@ -46,43 +79,85 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            # connect's timeout is SQLite's busy_timeout: another process's commit is waited for.
+            self._db = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_SCHEMA)
+            # Enough against a kill of the process; a power cut may cost the last batches, never the file.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            for statement in _SCHEMA:
+                self._db.execute(statement)
         except (sqlite3.Error, OSError) as error:
             raise GeckoError(
                 f"cannot open the ledger {path}: {error}", "is the disk full, or the file damaged?"
             ) from error
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def get(self, key: str) -> dict[str, Any] | None:
-        """The reply kept under a key, or None."""
-        row = self._db.execute("SELECT reply FROM calls WHERE key = ?", (key,)).fetchone()
+        """The reply of the finished call with this key, or None."""
+        row = self._db.execute("SELECT reply FROM teacher_calls WHERE key = ? AND error = ''", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def put_many(self, entries: Iterable[tuple[str, str, str, dict[str, Any], int, int, float]]) -> None:
-        """Append finished calls in one transaction: (key, kind, teacher, reply, input tokens, output tokens, seconds).
+    def put(
+        self,
+        key: str,
+        kind: str,
+        request: dict[str, Any],
+        reply: dict[str, Any],
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        usd: float = 0.0,
+        seconds: float = 0.0,
+        error: str = "",
+    ) -> None:
+        """Append one call and commit."""
+        self.put_many([Call(key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error)])
 
-        A key that is there already keeps its first reply.
+    def put_many(self, calls: Iterable[Call]) -> None:
+        """Append calls in one transaction; a finished key that is there already keeps its first reply.
+
+        Raises:
+            GeckoError: They could not be written; none of them is kept.
         """
-        rows = [(k, kind, who, json.dumps(reply), i, o, 0.0, s) for k, kind, who, reply, i, o, s in entries]
+        rows = [
+            (
+                c.key,
+                c.kind,
+                json.dumps(c.request),
+                json.dumps(c.reply),
+                c.input_tokens,
+                c.output_tokens,
+                c.usd,
+                c.seconds,
+                c.error,
+            )
+            for c in calls
+        ]
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT OR IGNORE INTO calls (key, kind, teacher, reply, input_tokens, output_tokens, usd, seconds)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+            self._db.executemany(_INSERT, rows)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise GeckoError(
                 f"cannot write the ledger: {error}", "free space, then run again: nothing is lost"
             ) from error
 
     def stats(self) -> dict[str, float]:
-        """Totals: calls, input_tokens, output_tokens, usd, seconds."""
-        query = "SELECT COUNT(*), SUM(input_tokens), SUM(output_tokens), SUM(usd), SUM(seconds) FROM calls"
+        """Totals: finished calls, failed, input_tokens, output_tokens, usd, seconds."""
+        query = (
+            "SELECT SUM(error = ''), SUM(error != ''), SUM(input_tokens), SUM(output_tokens), SUM(usd), SUM(seconds)"
+            " FROM teacher_calls"
+        )
         row = self._db.execute(query).fetchone()
-        names = ("calls", "input_tokens", "output_tokens", "usd", "seconds")
+        names = ("calls", "failed", "input_tokens", "output_tokens", "usd", "seconds")
         return {name: value or 0 for name, value in zip(names, row, strict=True)}
 
     def close(self) -> None:
@@ -104,6 +179,7 @@ class LedgeredTeacher:
         self.name = teacher.name
         self.prompt_version = teacher.prompt_version
         self.capabilities = teacher.capabilities
+        self.rung = teacher.rung
         self.fingerprint = teacher.fingerprint
         self.calls_made = 0
         self.calls_replayed = 0
@@ -118,7 +194,7 @@ class LedgeredTeacher:
 
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write for the seeds that the ledger does not hold, and keep the replies before returning."""
-        keys = [self._key("write", seed.source_id, seed.title, seed.text) for seed in seeds]
+        keys = [self._key("write", s.passage_id, s.source_id, s.title, s.text, s.lang) for s in seeds]
         known: dict[str, Generation] = {}
         for key in keys:
             kept = self._ledger.get(key)
@@ -131,17 +207,21 @@ class LedgeredTeacher:
             replies = self._teacher.write([seed for _, seed in missing])
             each = (time.monotonic() - started) / len(missing)
             self.calls_made += len(missing)
-            entries = []
-            for (key, _), reply in zip(missing, replies, strict=True):
+            calls = []
+            for (key, seed), reply in zip(missing, replies, strict=True):
                 known[key] = reply
-                entries.append((key, "write", self.name, asdict(reply), reply.input_tokens, reply.output_tokens, each))
-            self._ledger.put_many(entries)
+                request = {"teacher": self.name, "prompt": self.prompt_version, "passage": seed.passage_id}
+                tokens = (reply.input_tokens, reply.output_tokens)
+                calls.append(Call(key, "write", request, asdict(reply), *tokens, seconds=each))
+            self._ledger.put_many(calls)
         return [known[key] for key in keys]
 
-    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+    def rank(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
+    ) -> Scores:
         """Rank unless the ledger holds this query with these candidates."""
-        parts = (query.seed_id, query.task, query.query, *(candidate.passage_id for candidate in candidates))
-        key = self._key("rank", *parts)
+        ids = [candidate.passage_id for candidate in candidates]
+        key = self._key("rank", query.seed_id, query.task, query.query, ids, *self._surroundings(miner_scores))
         reply = self._ledger.get(key)
         if reply is not None:
             self.calls_replayed += 1
@@ -150,9 +230,16 @@ class LedgeredTeacher:
         scores = self._teacher.rank(query, candidates, miner_scores)
         seconds = time.monotonic() - started
         self.calls_made += 1
-        entry = (key, "rank", self.name, asdict(scores), scores.input_tokens, scores.output_tokens, seconds)
-        self._ledger.put_many([entry])
+        request = {"teacher": self.name, "prompt": self.prompt_version, "query": query.query, "candidates": ids}
+        tokens = (scores.input_tokens, scores.output_tokens)
+        self._ledger.put_many([Call(key, "rank", request, asdict(scores), *tokens, seconds=seconds)])
         return scores
 
-    def _key(self, kind: str, *parts: str) -> str:
-        return content_id(kind, self.name, self.fingerprint, self.prompt_version, *parts)
+    def _surroundings(self, miner_scores: Sequence[float] | None) -> list[object]:
+        """What else the scores depend on: corpus and cosines for a statistical teacher, nothing for others."""
+        if not isinstance(self._teacher, DependsOnCorpus):
+            return []
+        return [self._teacher.corpus_mark, [round(float(score), 4) for score in miner_scores or ()]]
+
+    def _key(self, kind: str, *parts: object) -> str:
+        return call_key(kind, self.name, self.fingerprint, self.prompt_version, *parts)

@@ -52,17 +52,24 @@ class Scores:
         ql: Query likelihood, or what stands for it on this rung.
         rc: Relevance, on the scale 0 to 3.
         rung: Which capability produced them.
+        note: What a reader of the run should know of them, such as why there are none.
     """
 
-    ql: tuple[float | None, ...]
-    rc: tuple[float | None, ...]
+    ql: Sequence[float | None]
+    rc: Sequence[float | None]
     rung: str
     input_tokens: int = 0
     output_tokens: int = 0
+    note: str = ""
 
 
 class PassageStore(Protocol):
-    """The corpus as a teacher may look at it before work."""
+    """The corpus as a teacher may look at it before work.
+
+    Attributes:
+        ids: Passage ids in corpus order.
+        vectors: The miner's unit vectors, (n, d) float32, in the same order, or None.
+    """
 
     ids: Sequence[str]
     vectors: Any
@@ -83,12 +90,14 @@ class Teacher(Protocol):
         name: How rows name it; never a path of one machine.
         prompt_version: Version of the prompts it was asked with.
         capabilities: What it can do.
+        rung: Which step of the fallback ladder its scores come from.
         fingerprint: Hash of everything that determines its replies.
     """
 
     name: str
     prompt_version: str
     capabilities: Capabilities
+    rung: str
     fingerprint: str
 
     def prepare(self, passages: PassageStore) -> None:
@@ -99,8 +108,10 @@ class Teacher(Protocol):
         """Write a task and a query for each seed (FRet step 1)."""
         ...
 
-    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
-        """Score a query's candidates (FRet step 2)."""
+    def rank(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
+    ) -> Scores:
+        """Score a query's candidates (FRet step 2); ``miner_scores`` are their cosines, where known."""
         ...
 
 
@@ -111,3 +122,14 @@ class KnowsSeeds(Protocol):
     def seeds_available(self) -> set[str]:
         """Source ids it can answer for."""
         ...
+
+
+@runtime_checkable
+class DependsOnCorpus(Protocol):
+    """A teacher whose scores depend on the whole corpus and on the miner's scores, not on the call's text alone.
+
+    Attributes:
+        corpus_mark: Hash of the corpus it was prepared for.
+    """
+
+    corpus_mark: str

@@ -35,8 +35,14 @@ class RecordedTeacher:
     def __init__(self, folder: Path) -> None:
         generations = folder / "generations.jsonl"
         if not generations.is_file():
-            raise GeckoError(f"no recorded replies in {folder}", "recorded:DIR needs DIR/generations.jsonl")
+            what = (
+                f"no recorded replies in {folder}"
+                if folder.is_dir()
+                else f"no recorded replies: {folder} does not exist"
+            )
+            raise GeckoError(what, "recorded:DIR needs DIR/generations.jsonl")
         self.name = f"recorded:{folder.resolve().name}"
+        self.rung = RUNG
         self.capabilities = Capabilities(generate=True, listwise=True)
         self._replies = {str(line["id"]): _generation(line) for line in _lines(generations, ("id",))}
         self._rankings: dict[tuple[str, str], dict[str, Any]] = {}
@@ -65,14 +71,16 @@ class RecordedTeacher:
         missing = Generation(task="", query="", skip=UNRANKED)
         return [self._replies.get(seed.source_id, missing) for seed in seeds]
 
-    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+    def rank(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
+    ) -> Scores:
         """Replay the grades and the order recorded for this query; None for a candidate that was not shown."""
         unknown = (None,) * len(candidates)
         ranking = self._rankings.get((self._source_of.get(query.seed_id, query.seed_id), query.query))
         if ranking is None:
-            return Scores(ql=unknown, rc=unknown, rung="none")
-        grades = dict(zip(ranking["candidates"], ranking["grades"], strict=True))
-        places = {source_id: place for place, source_id in enumerate(ranking["order"])}
+            return Scores(ql=unknown, rc=unknown, rung="none", note="no ranking recorded")
+        grades = dict(zip(map(str, ranking["candidates"]), ranking["grades"], strict=True))
+        places = {str(source_id): place for place, source_id in enumerate(ranking["order"])}
         return Scores(
             ql=tuple(_negated(places.get(candidate.source_id)) for candidate in candidates),
             rc=tuple(_as_float(grades.get(candidate.source_id)) for candidate in candidates),
@@ -88,20 +96,38 @@ def _generation(line: dict[str, Any]) -> Generation:
 
 
 def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as handle:
-        for number, text in enumerate(handle, start=1):
-            if not text.strip():
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            if not raw.strip():
                 continue
             try:
-                line = json.loads(text)
+                line = json.loads(raw.decode("utf-8"))
             except ValueError as error:
-                raise GeckoError(f"{path.name} line {number} is not JSON", "mend or remove the line") from error
-            lacking = [key for key in needed if not isinstance(line, dict) or key not in line]
-            if lacking:
-                raise GeckoError(f"{path.name} line {number} lacks {', '.join(lacking)}", "mend or remove the line")
-            if "grades" in needed and len(line["grades"]) != len(line["candidates"]):
-                raise GeckoError(f"{path.name} line {number}: grades and candidates differ in number", "mend the line")
+                raise GeckoError(f"{path} line {number} is not JSON", "mend or remove the line") from error
+            fault = _fault(line, needed)
+            if fault:
+                raise GeckoError(f"{path} line {number} {fault}", "mend or remove the line")
             yield line
+
+
+def _fault(line: Any, needed: tuple[str, ...]) -> str:  # noqa: ANN401
+    """What is wrong with a parsed line; empty when nothing is."""
+    if not isinstance(line, dict):
+        return "is no object"
+    lacking = [key for key in needed if key not in line]
+    if lacking:
+        return f"lacks {', '.join(lacking)}"
+    if "grades" not in needed:
+        return "" if "skip" in line or ("task" in line and "query" in line) else "lacks task, query or skip"
+    if not all(isinstance(line[key], list) for key in ("candidates", "grades", "order")):
+        return "has candidates, grades or order that are no lists"
+    if len(line["grades"]) != len(line["candidates"]):
+        return "has grades and candidates that differ in number"
+    if not all(isinstance(grade, int | float) and 0 <= grade <= 3 for grade in line["grades"]):
+        return "has a grade outside 0 to 3"
+    return (
+        "" if set(map(str, line["order"])) <= set(map(str, line["candidates"])) else "orders a passage it did not grade"
+    )
 
 
 def _negated(place: int | None) -> float | None:

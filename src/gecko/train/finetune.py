@@ -14,6 +14,7 @@ from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts, render_query
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
+from gecko.shards import fingerprint, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     )
     trainer.remove_callback(_progress_printer())
     started = time.monotonic()
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    _keep_own_checkpoints(checkpoints, fingerprint(options.model_dump(), seed, [row.row_id for row in rows]))
+    last = get_last_checkpoint(str(checkpoints))
     trainer.train(resume_from_checkpoint=last)
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
@@ -82,6 +84,14 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         if "loss" in entry
     ]
     return {"loss": curve, "rows": len(rows), "seconds": round(seconds, 1), "steps": trainer.state.global_step}
+
+
+def _keep_own_checkpoints(folder: Path, mark: str) -> None:
+    """Throw away the checkpoints of a training with other settings or rows: to go on from them would mix the two."""
+    owner = folder / "training.json"
+    if read_json(owner) != mark:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(owner, mark)
 
 
 def disable_dropout(model: Any) -> None:  # noqa: ANN401

@@ -98,6 +98,9 @@ def choose(
         probe: The forgetting probe, or None to judge by dev alone.
         options: The recipe's ``gate`` section.
     """
+    probe_queries = 0 if probe is None else len(probe.queries)
+    if not dev.queries:
+        return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
     base_dev = _score(base, dev)
     base_probe = None if probe is None else _score(base, probe)
     trials = [_baseline(base_dev, base_probe)]
@@ -106,7 +109,6 @@ def choose(
         trials.append(_try(alpha, embedder, dev, probe, base_dev, base_probe, options))
         logger.info("gate: alpha %.2f dev %+.4f probe %s", alpha, trials[-1].dev_gain, trials[-1].probe_gain)
     best = max((trial for trial in trials if trial.allowed), key=lambda trial: (trial.dev, -trial.alpha))
-    probe_queries = 0 if probe is None else len(probe.queries)
     chosen = "base" if best.alpha == 0 else "tuned" if best.alpha == 1 else "interpolated"
     return GateVerdict(
         chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries
@@ -203,7 +205,9 @@ def _score(embedder: Embedder, dev: DevSet) -> np.ndarray:
 def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
     if best.alpha > 0:
         return f"best on held-out queries ({best.dev_gain:+.3f} nDCG@10) among the blends that keep the probe"
-    tried = [trial for trial in trials if trial.alpha > 0]
-    if all(trial.dev_ci95[0] <= 0 for trial in tried):
+    gained = [trial for trial in trials if trial.dev_ci95[0] > 0]
+    if not gained:
         return "no blend gained on the held-out queries with a 95 % interval above zero"
+    if all(trial.dev_gain < options.min_gain for trial in gained):
+        return f"no blend gained {options.min_gain:g} nDCG@10 on the held-out queries"
     return f"every blend that gained on the held-out queries lost more than {options.max_probe_loss:g} on the probe"

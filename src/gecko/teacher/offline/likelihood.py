@@ -1,13 +1,13 @@
 """Query likelihood from counts: a smoothed unigram model of the passage with a translation model of related words.
 
-``P(w|p) = (1-b) P_dirichlet(w|p) + b sum_u T(w|u) P_ml(u|p)`` (Zhai & Lafferty 2001; Berger & Lafferty 1999), where T
-is estimated from how often words occur in the same passages of this corpus (positive pointwise mutual information).
+``P(w|p) = (1-b) P_dirichlet(w|p) + b sum_u T(w|u) P_ml(u|p)`` (Zhai & Lafferty 2001; Berger & Lafferty 1999). T(.|u)
+keeps half its mass on u itself; the other half goes to the words that occur in the same passages of this corpus more
+often than chance (positive pointwise mutual information). T comes from counts of the corpus, not from an embedding.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from gecko.records import Passage
+from gecko.teacher.offline.terms import Terms
 
-_WORD = re.compile(r"\w+")
 _VOCABULARY = 30_000
 _ASSOCIATES = 10
-_BLOCK = 2048
+_LEAST_TOGETHER = 3
+_BLOCK = 1024
+_CACHED = 50_000
 
 
 class QueryLikelihood:
@@ -28,86 +30,88 @@ class QueryLikelihood:
     Args:
         mu: Dirichlet prior, in words.
         translation: b, the weight of the translation model.
+        terms: Turns text into terms; English where none is given.
     """
 
-    def __init__(self, mu: float = 300.0, translation: float = 0.3) -> None:
-        import Stemmer
-        from bm25s.stopwords import STOPWORDS_EN
-
+    def __init__(self, mu: float = 300.0, translation: float = 0.3, terms: Terms | None = None) -> None:
         self.mu = mu
         self.translation = translation
-        self._stem = Stemmer.Stemmer("english").stemWords
-        self._stop = frozenset(STOPWORDS_EN)
+        self.terms = terms or Terms()
         self._collection: dict[str, float] = {}
-        self._related: dict[str, list[tuple[str, float]]] = {}
-
-    def words(self, text: str) -> list[str]:
-        """Stems of a text's words without stop words."""
-        return list(self._stem([word for word in _WORD.findall(text.lower()) if word not in self._stop]))
+        self._sources: dict[str, list[tuple[str, float]]] = {}
+        self._cache: dict[str, Counter[str]] = {}
 
     def fit(self, passages: Iterable[Passage]) -> None:
         """Count the corpus: word probabilities and the translation table."""
         totals: Counter[str] = Counter()
         bags: list[list[str]] = []
         for passage in passages:
-            words = self.words(f"{passage.title} {passage.text}")
+            words = self.terms.of(f"{passage.title} {passage.text}")
             totals.update(words)
             bags.append(sorted(set(words)))
-        size = sum(totals.values())
+        size = max(1, sum(totals.values()))
         self._collection = {word: count / size for word, count in totals.items()}
-        vocabulary = [word for word, count in totals.most_common(_VOCABULARY) if count >= 3]
-        self._related = _associates(bags, vocabulary)
+        self._cache = {}
+        ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+        vocabulary = [word for word, count in ranked[:_VOCABULARY] if count >= _LEAST_TOGETHER]
+        self._sources = _translations(bags, vocabulary)
 
-    def score(self, query: str, passage: Passage) -> float:
-        """Log-likelihood of the query under the passage's model, in nats."""
-        counts = Counter(self.words(f"{passage.title} {passage.text}"))
-        length = sum(counts.values())
-        return sum(math.log(self._probability(word, counts, length)) for word in self.words(query))
+    def counts(self, passage: Passage) -> Counter[str]:
+        """Terms of a passage with their counts; kept for the next query that meets it."""
+        found = self._cache.get(passage.passage_id)
+        if found is None:
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()
+            found = self._cache[passage.passage_id] = Counter(self.terms.of(f"{passage.title} {passage.text}"))
+        return found
 
     def scores(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """Log-likelihood of one query under each of several passages."""
-        return [self.score(query, passage) for passage in passages]
+        """Log-likelihood, in nats, of one query under each of several passages."""
+        words = self.terms.of(query)
+        results = []
+        for passage in passages:
+            counts = self.counts(passage)
+            length = counts.total()
+            results.append(sum(math.log(self._probability(word, counts, length)) for word in words))
+        return results
 
     def _probability(self, word: str, counts: Counter[str], length: int) -> float:
         background = self._collection.get(word, 1e-7)
-        direct = (counts[word] + self.mu * background) / (length + self.mu)
+        smoothed = (counts[word] + self.mu * background) / (length + self.mu)
         if not length:
-            return direct
-        related = sum(weight * counts[other] for other, weight in self._related.get(word, ())) / length
-        return (1 - self.translation) * direct + self.translation * (0.5 * related + 0.5 * direct)
+            return smoothed
+        translated = sum(weight * counts[source] for source, weight in self._sources.get(word, ()))
+        own = counts[word] * (0.5 if word in self._sources else 1.0)
+        return (1 - self.translation) * smoothed + self.translation * (own + translated) / length
 
 
-def _associates(bags: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-    """For each word, the words whose presence speaks for it: (other word u, T(word|u)), strongest first."""
+def _translations(bags: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
+    """For each word w the words u that translate into it, with T(w|u); co-occurrence is computed in blocks."""
     from scipy import sparse
 
     position = {word: index for index, word in enumerate(vocabulary)}
-    rows, columns = [], []
-    for row, bag in enumerate(bags):
-        for word in bag:
-            column = position.get(word)
-            if column is not None:
-                rows.append(row)
-                columns.append(column)
+    columns = [[position[word] for word in bag if word in position] for bag in bags]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
+    flat = np.fromiter((column for row in columns for column in row), dtype=np.int32, count=int(starts[-1]))
     shape = (len(bags), len(vocabulary))
-    presence: Any = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+    presence: Any = sparse.csr_matrix((np.ones(len(flat), dtype=np.float32), flat, starts), shape=shape)
     frequency = np.asarray(presence.sum(axis=0)).ravel()
     by_word = presence.T.tocsr()
-    related: dict[str, list[tuple[str, float]]] = {}
+    sources: dict[str, list[tuple[str, float]]] = {word: [] for word in vocabulary}
     for start in range(0, len(vocabulary), _BLOCK):
         together = (by_word[start : start + _BLOCK] @ presence).tocsr()
         for offset in range(together.shape[0]):
-            index = start + offset
-            row = together.getrow(offset)
-            keep = (row.indices != index) & (row.data >= 3)
-            others, joint = row.indices[keep], row.data[keep]
+            source = start + offset
+            row = slice(together.indptr[offset], together.indptr[offset + 1])
+            others, joint = together.indices[row], together.data[row]
+            keep = (others != source) & (joint >= _LEAST_TOGETHER)
+            others, joint = others[keep], joint[keep]
             if not len(others):
                 continue
-            pmi = np.log(joint * len(bags) / (frequency[index] * frequency[others]))
-            best = np.argsort(-pmi * np.log1p(joint), kind="stable")[:_ASSOCIATES]
-            best = best[pmi[best] > 1.0]
-            # T(word|u): how often the word is there when u is.
-            related[vocabulary[index]] = [
-                (vocabulary[others[b]], float(joint[b] / frequency[others[b]]) / _ASSOCIATES) for b in best
-            ]
-    return related
+            strength = np.log(joint * len(bags) / (frequency[source] * frequency[others])) * np.log1p(joint)
+            best = np.lexsort((others, -strength))[:_ASSOCIATES]
+            best = best[strength[best] > 0]
+            total = float(strength[best].sum())
+            for index in best:
+                sources[vocabulary[others[index]]].append((vocabulary[source], 0.5 * float(strength[index]) / total))
+    return sources

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.offline.likelihood import QueryLikelihood
 from gecko.teacher.offline.relevance import Relevance
+from gecko.teacher.offline.terms import Terms, main_language
 from gecko.teacher.offline.writer import QueryWriter
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
 
 RUNG = "statistical"
-_VERSION = "1"
+_VERSION = "2"  # raised whenever the same passage would get another query or score
 
 
 class OfflineTeacher:
@@ -20,19 +22,30 @@ class OfflineTeacher:
     Args:
         seed: Seed of the writer's draws.
         styles: Weights of the query styles; empty keeps the writer's own.
+
+    Attributes:
+        corpus_mark: Hash of the corpus it was prepared for; its scores depend on that corpus.
     """
 
     def __init__(self, seed: int = 0, styles: Mapping[str, float] | None = None) -> None:
         self.name = "offline"
         self.prompt_version = f"patterns-{_VERSION}"
+        self.rung = RUNG
         self.capabilities = Capabilities(generate=True)
+        self.corpus_mark = ""
         self._writer = QueryWriter(seed, styles)
         self._likelihood = QueryLikelihood()
-        self._relevance = Relevance(self._likelihood.words)
+        self._relevance = Relevance(self._likelihood)
         self.fingerprint = content_id("offline", _VERSION, str(seed), str(sorted(self._writer.styles.items())))
 
-    def prepare(self, passages: PassageStore) -> None:
-        """Count the corpus."""
+    def prepare(self, passages: PassageStore | Iterable[Passage]) -> None:
+        """Count the corpus, in three passes over it."""
+        mark = hashlib.sha256()
+        for passage in passages:
+            mark.update(passage.passage_id.encode())
+        self.corpus_mark = mark.hexdigest()[:16]
+        self._likelihood = QueryLikelihood(terms=Terms(main_language(passages)))
+        self._relevance = Relevance(self._likelihood)
         self._likelihood.fit(passages)
         self._relevance.fit(passages)
 
@@ -40,7 +53,9 @@ class OfflineTeacher:
         """Write a query for each seed."""
         return [self._writer.write(seed) for seed in seeds]
 
-    def rank(self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float]) -> Scores:
+    def rank(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
+    ) -> Scores:
         """Score candidates by the language model of each and by fused evidence."""
         return Scores(
             ql=tuple(self._likelihood.scores(query.query, candidates)),

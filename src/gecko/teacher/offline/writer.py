@@ -1,8 +1,9 @@
 """Step 1 without a language model: queries made of the passage's own phrases, in the shapes that people's queries have.
 
-Phrases come from YAKE (keyphrases by statistics of the passage alone) and from a light grammar of English sentences:
-definitions ("X is a …"), purposes ("to VERB …") and descriptions ("Gets the …"). In other languages only the shapes
-that need no grammar are used. What it cannot do is say a thing in other words; that takes a language model.
+Phrases come from YAKE (keyphrases by statistics of the passage alone) and from a light grammar of English sentences
+(``questions.py``). In other languages only the shapes that need no grammar are used. Of several queries that a passage
+allows, the more specific is drawn more often. What it cannot do is say a thing in other words: that takes a language
+model.
 """
 
 from __future__ import annotations
@@ -10,59 +11,92 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any
 
+from gecko.errors import UsageError
 from gecko.records import Passage, content_id
+from gecko.teacher.offline.frames import LEAD, POINTS_BACK, REPORTED
+from gecko.teacher.offline.language import (
+    FUNCTION_WORDS,
+    WORD,
+    crop,
+    informative,
+    is_cjk,
+    is_prose,
+    is_verb,
+    keyphrases,
+    lower,
+    sentences,
+    third_person,
+    unpunctuated,
+)
+from gecko.teacher.offline.questions import described, flip, questions
 from gecko.teacher.protocol import Generation
 
-DEFAULT_STYLES: dict[str, float] = {"question": 0.4, "keywords": 0.25, "claim": 0.15, "sentence": 0.1, "title": 0.1}
+DEFAULT_STYLES: dict[str, float] = {"question": 0.35, "keywords": 0.3, "claim": 0.15, "title": 0.1, "sentence": 0.1}
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "question": (
+    "fact": (
         "Given a question, find a passage that answers it.",
+        "Given a question, find the passage that holds the answer.",
+        "Given a search question, find a passage that would answer it.",
+    ),
+    "howto": (
         "Given a how-to question, find a passage that explains how it is done.",
+        "Given a description of what someone wants to do, find a passage that shows how.",
+        "Given a question, find a passage that answers it.",
+    ),
+    "term": (
         "Given a question about a term, find a passage that explains it.",
+        "Given a question, find a passage that answers it.",
+        "Given a term, find a passage that defines it.",
+    ),
+    "yesno": (
+        "Given a yes-or-no question, find a passage that settles it.",
+        "Given a question, find a passage that answers it.",
+    ),
+    "reason": (
+        "Given a question about a cause, find a passage that gives the reason.",
+        "Given a question, find a passage that answers it.",
     ),
     "keywords": (
         "Given a few keywords, find a passage that would be a good search result.",
         "Given a search query, find a relevant passage.",
+        "Given keywords, find a passage about them.",
     ),
     "claim": (
         "Given a claim, find a passage that lets a reader check whether it is true.",
         "Given a statement, find a passage that supports or refutes it.",
+        "Given a claim, find a passage with evidence for or against it.",
     ),
     "sentence": (
         "Given a sentence, find a passage with the same meaning.",
         "Given a description, find the passage it describes.",
     ),
-    "title": ("Given a title, find the passage it belongs to.",),
+    "title": (
+        "Given a heading, find the passage that belongs under it.",
+        "Given a topic, find a passage about it.",
+    ),
 }
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}|(?<=:)\n")
-_WORD = re.compile(r"[\w'’][\w'’./-]*")
-_LEAD = re.compile(
-    r"^(however|therefore|thus|moreover|furthermore|also|in addition|for example|for instance|note that|and|but|so|"
-    r"then|additionally|finally|first|second|in this (study|paper|case|example)|here),?\s+",
-    re.IGNORECASE,
+_GENERIC = frozenset(
+    "example examples description parameters parameter notes note inputs outputs syntax overview introduction summary"
+    " remarks see also schema attributes elements background general other more information faq contents"
+    " references links type"
+    " none long short related next steps".split()
 )
-_POINTS_BACK = re.compile(r"^(this|that|these|those|it|they|he|she|we|such|its|their|there|which|who)\b", re.IGNORECASE)
-_DEFINITION = re.compile(
-    r"^(?:(?:the|an?)\s+)?(?P<term>[\w'’-]+(?:\s+[\w'’()-]+){0,3}?)\s+"
-    r"(?P<verb>is|are|refers to|means|describes|represents|allows|lets|enables)\s+(?P<rest>.+)$",
-    re.IGNORECASE,
+_SUBORDINATE = re.compile(
+    r"^(?:if|when|while|despite|although|though|as|since|because|after|before|unless|in|for|with|by|to)\b", re.I
 )
-_PURPOSE = re.compile(
-    r"\b(?:how )?to\s+(?P<clause>(?!the\b|a\b|an\b|be\b|have\b|this\b|that\b|it\b)[a-z]{3,}\s+[^.;:()]{8,})"
+_FINITE = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|can|may|must|should|will|does|do|cannot|\w{3,}ed)\b", re.IGNORECASE
 )
-_DESCRIBED = re.compile(
-    r"^(?:the\s+)?(?:[`\w-]+\s+(?:cmdlet|command|function|method|class|parameter|module)\s+)?(?P<verb>[A-Za-z]+s)\s+(?P<rest>(?:the|an?|all|one|each|information)\b[^.;:]{6,})"
-)
-_NOT_VERBS = frozenset(
-    {"this", "is", "was", "has", "does", "its", "as", "us", "always", "results", "methods", "patients"}
+_DESCRIBED_HERE = re.compile(
+    r"\s(?:is|are|was|were)\s(?:\w+ly\s)?(?:described|given|discussed|presented|derived|considered"
+    r"|reported|examined|shown)\b.*$"
 )
 _MIN_WORDS = 5
-_LONGEST = 14
+_LONGEST = 16
+Draft = tuple[str, str]  # kind (a key of TASKS) and query
 
 
 class QueryWriter:
@@ -71,187 +105,196 @@ class QueryWriter:
     Args:
         seed: Seed of the draws.
         styles: Weights of the query styles ``question``, ``keywords``, ``claim``, ``sentence``, ``title``.
+
+    Raises:
+        UsageError: A style is unknown, a weight is negative, or all are 0.
     """
 
     def __init__(self, seed: int = 0, styles: Mapping[str, float] | None = None) -> None:
         self._seed = seed
-        self.styles = dict(styles) if styles else DEFAULT_STYLES
-        self._shapes: dict[str, Callable[[Passage, random.Random], str]] = {
-            "question": _question,
-            "keywords": _keywords,
-            "claim": _claim,
-            "sentence": _clause_of,
-            "title": _title,
-        }
+        self.styles = dict(styles) if styles else dict(DEFAULT_STYLES)
+        unknown = sorted(set(self.styles) - set(_SHAPES))
+        if unknown:
+            raise UsageError(f"unknown query style {unknown[0]}", f"known are {', '.join(_SHAPES)}")
+        if min(self.styles.values()) < 0 or not any(self.styles.values()):
+            raise UsageError("the weights of query styles must be 0 or more, and one above 0", "mend fret.styles")
 
     def write(self, passage: Passage) -> Generation:
         """Write a query for a passage, or say why there is none."""
-        if len(_WORD.findall(passage.text)) < _MIN_WORDS or not _prose(passage.text):
+        if not _has_something_to_say(passage.text):
             return Generation(task="", query="", skip="too little prose to ask about")
         draw = random.Random(content_id("offline", str(self._seed), passage.passage_id))  # noqa: S311
         for style in self._order(passage.lang, draw):
-            query = " ".join(self._shapes[style](passage, draw).split()).strip(" ,;:-–|.")
-            if _usable(query):
-                return Generation(task=draw.choice(TASKS[style]), query=query)
+            drafts = [
+                (kind, " ".join(query.split()).strip(" ,;:-–|\"'")) for kind, query in _SHAPES[style](passage, draw)
+            ]
+            drafts = [(kind, query) for kind, query in drafts if _usable(query, passage.lang)]
+            if drafts:
+                kind, query = _prefer_specific(drafts, passage.lang, draw)
+                return Generation(task=draw.choice(TASKS[kind]), query=query)
         return Generation(task="", query="", skip="no phrase that could stand alone")
 
     def _order(self, lang: str, draw: random.Random) -> list[str]:
         """Styles in a weighted random order; English grammar only for English or unnamed text."""
-        known = {name: weight for name, weight in self.styles.items() if name in self._shapes and weight > 0}
-        if lang not in {"en", "und", ""}:
-            known = {name: weight for name, weight in known.items() if name != "question"}
+        known = {name: weight for name, weight in self.styles.items() if weight > 0}
+        if not _english(lang):
+            known = {name: known.get(name, 0.0) + 0.01 for name in ("keywords", "sentence")}
         # Exponential draws with the weights as rates give a weighted order without replacement.
-        return sorted(known, key=lambda name: draw.expovariate(known[name])) or ["keywords"]
+        order = sorted(known, key=lambda name: draw.expovariate(known[name]))
+        return order + [name for name in ("sentence", "keywords") if name not in order]
 
 
-def _prose(text: str) -> bool:
-    """Whether most of a text is words, not syntax or numbers."""
-    words = text.split()
-    return sum(word.strip(".,;:()'\"").isalpha() for word in words) >= 0.5 * len(words)
+def _english(lang: str) -> bool:
+    return lang in {"en", "und", ""}
 
 
-def _usable(query: str) -> bool:
-    return 2 <= len(query.split()) <= 20 and sum(character.isalpha() for character in query) >= 6
+def _has_something_to_say(text: str) -> bool:
+    if is_cjk(text):
+        return sum(character.isalpha() for character in text) >= 10
+    found = sentences(text)
+    return any(len(WORD.findall(sentence)) >= _MIN_WORDS for sentence in found)
 
 
-def sentences(text: str) -> list[str]:
-    """Cut a text into sentences; text without punctuation into stretches of a query's length."""
-    parts = [" ".join(part.split()) for part in _SENTENCE.split(text) if part.strip()]
-    cut: list[str] = []
-    for part in parts:
-        words = part.split()
-        if len(words) <= 45:
-            cut.append(part)
+def _usable(query: str, lang: str) -> bool:
+    if is_cjk(query):
+        return 4 <= len(query) <= 60
+    if not 2 <= len(query.split()) <= 20 or sum(character.isalpha() for character in query) < 6 or not is_prose(query):
+        return False
+    return not _english(lang) or informative(query) >= 2.5
+
+
+def _prefer_specific(drafts: list[Draft], lang: str, draw: random.Random) -> Draft:
+    """Draw a draft; the weight is the square of what it says, so vague ones lose to specific ones."""
+    weights = [min(9.0, informative(query, lang if not _english(lang) else "en") + 0.1) ** 2 for _, query in drafts]
+    return draw.choices(drafts, weights)[0]
+
+
+def _topic(title: str) -> str:
+    """The most specific part of a title that says what it is about; empty where none does."""
+    for part in reversed(re.split(r"\s+[>|]\s+", title)):
+        words = [word for word in WORD.findall(part.replace("_", " ")) if word.lower() not in _GENERIC]
+        if words and not part.startswith("-"):
+            return re.sub(r"^about\s+", "", " ".join(part.replace("_", " ").split()))
+    return ""
+
+
+def _question(passage: Passage, draw: random.Random) -> list[Draft]:
+    found = [question for sentence in sentences(passage.text)[:12] for question in questions(sentence, draw)]
+    drafts: list[Draft] = [(question.kind, question.text) for question in found]
+    if unpunctuated(passage.text) and len(drafts) < 2:
+        # Such text is abstracts; people ask it for a subject ("control characteristics of sampling servo systems").
+        drafts += _sentence(passage, draw)[:2]
+    topic = _topic(passage.title)
+    if topic.endswith("?"):
+        drafts.append(("fact", lower(topic.rsplit(" - ", 1)[-1])))
+    if drafts:
+        return drafts
+    phrases = [phrase for phrase in keyphrases(passage.text) if len(phrase.split()) >= 2][:3]
+    return [("term", f"what {'are' if _plural(phrase) else 'is'} {phrase.lower()}") for phrase in phrases]
+
+
+def _plural(phrase: str) -> bool:
+    return phrase.lower().endswith("s") and not phrase.lower().endswith(("ss", "us", "is", "ics"))
+
+
+def _keywords(passage: Passage, draw: random.Random) -> list[Draft]:
+    lang = "en" if _english(passage.lang) else passage.lang
+    topic = _topic(passage.title) if lang == "en" else ""
+    phrases = [phrase.lower() for phrase in keyphrases(passage.text, lang)]
+    if not phrases:
+        return []
+    start = draw.choice(phrases[:3])
+    size = draw.randint(3, 5)
+    chosen = [start]
+    # A word from the title first, as people name the thing, then phrases from elsewhere in the passage.
+    named = [word for word in WORD.findall(topic) if informative(word) >= 1.5 and len(word) < 25][:2]
+    for extra in [*named[: draw.randint(0, 2)], *(phrase for phrase in phrases if phrase != start)]:
+        if len(" ".join([*chosen, extra]).split()) <= size and not _overlap(extra, chosen):
+            chosen.append(extra.lower())
+    text = passage.title.lower() + " " + passage.text.lower()
+    chosen.sort(key=lambda phrase: text.find(phrase))
+    return [("keywords", " ".join(chosen))]
+
+
+def _overlap(phrase: str, chosen: list[str]) -> bool:
+    stems = {word[:5] for word in " ".join(chosen).lower().split()}
+    return any(word[:5] in stems for word in phrase.lower().split())
+
+
+def _clauses(passage: Passage) -> list[str]:
+    """Sentences without what leans on their neighbours: lead words, reporting frames, subordinate openings."""
+    clauses = []
+    for sentence in sentences(passage.text)[:15]:
+        clause = REPORTED.sub("", LEAD.sub("", sentence)).strip(" \"'")
+        clause = LEAD.sub("", clause)
+        if _SUBORDINATE.match(clause):
+            clause = clause.split(", ", 1)[1] if ", " in clause else ""
+        if clause and not POINTS_BACK.match(clause) and not clause.endswith((":", "?")):
+            clauses.append(clause)
+    return clauses
+
+
+def _claim(passage: Passage, draw: random.Random) -> list[Draft]:
+    drafts = []
+    titles = [_topic(passage.title)] if _has_verb(_topic(passage.title)) else []
+    for clause in [*titles, *_clauses(passage)]:
+        claim = crop(clause, _LONGEST)
+        if (
+            6 <= len(claim.split())
+            and _has_verb(claim)
+            and not described(clause)
+            and not re.search(r"\b(?:you|your|we|our|us)\b", claim, re.IGNORECASE)
+        ):
+            drafts.append(
+                ("claim", claim[0].upper() + claim[1:] + draw.choice((".", "")) if passage.text[0].isupper() else claim)
+            )
+    return drafts
+
+
+def _has_verb(clause: str) -> bool:
+    words = clause.split()
+    if any(
+        third_person(word) and index > 0 and words[index - 1].lower() not in FUNCTION_WORDS
+        for index, word in enumerate(words)
+    ):
+        return True
+    return bool(_FINITE.search(" ".join(words[1:])))
+
+
+def _sentence(passage: Passage, draw: random.Random) -> list[Draft]:
+    if is_cjk(passage.text):
+        parts = [part.strip() for part in re.split(r"[。！？，、；\n]", passage.text)]
+        return [("sentence", part[:40]) for part in parts if len(part) >= 6]
+    if not _english(passage.lang):
+        return [
+            ("sentence", crop(sentence, _LONGEST)) for sentence in sentences(passage.text) if len(sentence.split()) >= 4
+        ]
+    drafts = []
+    for clause in _clauses(passage):
+        words = clause.split()
+        description = described(clause)
+        if description:
+            drafts.append(("howto", f"{description[0]} {flip(crop(description[1], 12))}"))
+        elif is_verb(words[0]) and len(words) > 4 and words[1].lower() in {"the", "a", "an", "your", "all"}:
+            drafts.append(("howto", flip(lower(crop(clause, 12)))))
         else:
-            cut += [" ".join(words[start : start + 18]) for start in range(0, len(words), 18)]
-    return cut
+            clause = _DESCRIBED_HERE.sub("", clause)
+            drafts.append(("sentence", crop(clause, draw.choice((8, 10, 12, 14)))))
+    return [(kind, query) for kind, query in drafts if len(query.split()) >= 4]
 
 
-@lru_cache(maxsize=1)
-def _extractor() -> Any:  # noqa: ANN401
-    import yake
-
-    return yake.KeywordExtractor(lan="en", n=3, top=12, dedupLim=0.7)
-
-
-def keyphrases(text: str) -> list[str]:
-    """The passage's keyphrases by YAKE, best first."""
-    return [phrase for phrase, _ in _extractor().extract_keywords(text[:2000])]
+def _title(passage: Passage, draw: random.Random) -> list[Draft]:
+    topic = _topic(passage.title)
+    if " - " in topic and draw.random() < 0.7:
+        topic = topic.rsplit(" - ", 1)[-1]
+    topic = re.sub(r"^[\d.]+\s+", "", topic).rstrip(".")
+    return [("fact" if topic.endswith("?") else "title", topic)] if len(topic.split()) >= 2 else []
 
 
-def _question(passage: Passage, draw: random.Random) -> str:
-    found = sentences(passage.text)
-    shapes: list[Callable[[], str]] = [
-        lambda: _first(found, _purpose_question),
-        lambda: _first(found, lambda sentence: _definition_question(sentence, draw)),
-        lambda: _first(found, _description_question),
-    ]
-    draw.shuffle(shapes)
-    for shape in shapes:
-        question = shape()
-        if question:
-            return question
-    phrases = keyphrases(passage.text)
-    if not phrases:
-        return ""
-    return draw.choice(("what is {}", "how does {} work", "what are {}", "why {}")).replace("{}", phrases[0].lower())
-
-
-def _first(found: list[str], make: Callable[[str], str]) -> str:
-    return next((question for sentence in found if (question := make(_LEAD.sub("", sentence)))), "")
-
-
-def _purpose_question(sentence: str) -> str:
-    match = _PURPOSE.search(sentence)
-    return f"how to {_crop(match['clause'], 9)}" if match else ""
-
-
-def _definition_question(sentence: str, draw: random.Random) -> str:
-    match = _DEFINITION.match(sentence)
-    if not match or _POINTS_BACK.match(match["term"]):
-        return ""
-    term, verb = match["term"], match["verb"].lower()
-    if verb in {"is", "are"} and re.match(r"(not|also|only|often|very|more|used|available|required)\b", match["rest"]):
-        return f"when {verb} {term} {_crop(match['rest'], 7)}"
-    plural = verb == "are"
-    return draw.choice((f"what {'are' if plural else 'is'} {term}", f"what {'do' if plural else 'does'} {term} mean"))
-
-
-def _description_question(sentence: str) -> str:
-    match = _DESCRIBED.match(sentence)
-    if not match or match["verb"].lower() in _NOT_VERBS:
-        return ""
-    return f"how to {_bare(match['verb'].lower())} {_crop(match['rest'], 9)}"
-
-
-def _bare(verb: str) -> str:
-    """Third person to bare form: gets → get, specifies → specify, passes → pass."""
-    if verb.endswith("ies"):
-        return verb[:-3] + "y"
-    if verb.endswith(("sses", "shes", "ches", "xes", "zes")):
-        return verb[:-2]
-    return verb[:-1]
-
-
-def _keywords(passage: Passage, draw: random.Random) -> str:
-    phrases = [phrase.lower() for phrase in keyphrases(passage.text)]
-    if not phrases:
-        return ""
-    chosen = [phrases[0]]
-    for phrase in phrases[1:]:
-        if len(" ".join([*chosen, phrase]).split()) > draw.randint(3, 5):
-            break
-        if not set(phrase.split()) & set(" ".join(chosen).split()):
-            chosen.append(phrase)
-    return " ".join(chosen)
-
-
-def _claim(passage: Passage, draw: random.Random) -> str:
-    whole = [_LEAD.sub("", sentence) for sentence in sentences(passage.text)]
-    whole = [s for s in whole if 5 <= len(s.split()) <= 22 and not _POINTS_BACK.match(s)]
-    return _crop(draw.choice(whole), 18) if whole else ""
-
-
-def _clause_of(passage: Passage, draw: random.Random) -> str:
-    found = [_LEAD.sub("", sentence) for sentence in sentences(passage.text)]
-    clauses = [part for sentence in found for part in re.split(r"[,;:()]\s*", sentence)]
-    clauses = [part for part in clauses if 4 <= len(part.split()) and not _POINTS_BACK.match(part)]
-    return _crop(draw.choice(clauses), _LONGEST) if clauses else ""
-
-
-def _title(passage: Passage, draw: random.Random) -> str:
-    tail = passage.title.rsplit(">", 1)[-1]
-    return " ".join(tail.replace("_", " ").split())
-
-
-def _crop(clause: str, words: int) -> str:
-    """Keep the first words of a clause, not ending on one that leans on the next."""
-    kept = re.split(r"[,;:()]", clause)[0].split()[:words]
-    while kept and kept[-1].lower() in {
-        "the",
-        "a",
-        "an",
-        "of",
-        "to",
-        "in",
-        "on",
-        "and",
-        "or",
-        "for",
-        "with",
-        "by",
-        "from",
-        "that",
-        "is",
-        "are",
-        "as",
-        "at",
-        "which",
-        "into",
-        "your",
-        "its",
-        "their",
-        "be",
-    }:
-        kept.pop()
-    return " ".join(kept)
+_SHAPES: dict[str, Callable[[Passage, random.Random], list[Draft]]] = {
+    "question": _question,
+    "keywords": _keywords,
+    "claim": _claim,
+    "sentence": _sentence,
+    "title": _title,
+}
