@@ -384,3 +384,23 @@ def test_the_recorded_replies_of_a_language_model_load():
         pytest.skip("the recorded replies are not here")
     teacher = RecordedTeacher(folder)
     assert len(teacher.seeds_available()) == 2100
+
+
+def test_another_process_writes_and_scores_the_same(tmp_path):
+    script = (
+        "from gecko.records import GeneratedQuery, Passage\n"
+        "from gecko.teacher.offline.teacher import OfflineTeacher\n"
+        "texts = ['The boiler valve is used to drain the cold water tank before a long winter frost.',\n"
+        "         'Winter frost damages pipes, because water in a boiler tank expands as it freezes.']\n"
+        "ps = [Passage(f'{n}{i}', f'{n}{i}', '', t, 't', 'en') for n in range(20) for i, t in enumerate(texts)]\n"
+        "t = OfflineTeacher(); t.prepare(ps)\n"
+        "q = GeneratedQuery('00', 't', 'drain the boiler tank before winter frost', 'en', 't', '1', 0, 0)\n"
+        "print([g.query for g in t.write(ps)], t.rank(q, ps[:4], [.5, .4, .3, .2]))\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(outputs) == 1

@@ -7,6 +7,7 @@ well, and needs no download.
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -189,7 +190,8 @@ def crop(clause: str, words: int) -> str:
 def informative(text: str, lang: str = "en") -> float:
     """How much a query says: the rarity of its distinct words, a rare word counting at most three points."""
     words = {word.lower() for word in WORD.findall(text)} - (FUNCTION_WORDS if lang == "en" else set()) - _VAGUE
-    return sum(min(3.0, max(0.0, 6.0 - zipf(word, lang))) for word in words)
+    # fsum does not depend on the order, and a set's order changes from process to process.
+    return math.fsum(min(3.0, max(0.0, 6.0 - zipf(word, lang))) for word in words)
 
 
 def is_noun_phrase(phrase: str) -> bool:
