@@ -62,7 +62,7 @@ class TrainOptions(Section):
     mask_duplicates: bool = True
     dims: tuple[int, ...] = (384, 256, 128)
     negatives: int = Field(default=1, ge=0, description="hard negatives used of each row")
-    mini_batch: int = Field(default=0, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache")
+    mini_batch: int = Field(default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache")
     max_length: int = Field(default=256, ge=8, description="tokens")
     bf16: bool | None = Field(default=None, description="default: where the hardware has it")
     report_to: tuple[str, ...] = ()
