@@ -162,22 +162,24 @@ def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
 
     available = context.writer.seeds_available()
     seeds = sample_seeds(context.corpus, context.recipe.fret.limit, available, context.recipe.seed)
+    before = context.writer.calls_made
     rows = write_stage(folder, generate(seeds, context.writer), QUERIES)
     if rows == 0:
         raise GeckoError("the teacher wrote no query", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows, "seeds": len(seeds)}
+    return {"rows": rows, "seeds": len(seeds), "calls_made": context.writer.calls_made - before}
 
 
 def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.select import select_rows
 
+    before = context.ranker.calls_made
     queries = list(read_rows(context.folder("queries"), to_query))
     rows = write_stage(
         folder, select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret), FRET
     )
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows}
+    return {"rows": rows, "calls_made": context.ranker.calls_made - before}
 
 
 def is_dev(seed_id: str, share: float) -> bool:
