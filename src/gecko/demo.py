@@ -73,25 +73,33 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict
 def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> int:
     """Write the shipped questions as a BEIR folder over this interpreter's passages.
 
-    An answer names a documented object; all pieces it was cut into count. A question none of whose answers this
-    interpreter documents is left out.
+    An answer names a documented object. Of one cut into several pieces, those count that hold the phrase given under
+    ``pieces``, all of them where no phrase is given. A question none of whose answers this interpreter documents is
+    left out.
 
     Args:
         passages: The demo's corpus.
-        questions: JSON Lines of ``{"id", "style", "text", "answers": {qualified name: grade}}``.
+        questions: JSON Lines of ``{"id", "style", "text", "answers": {qualified name: grade}}`` and, for long
+            objects, ``"pieces": {qualified name: phrase}``.
         out: The BEIR folder to write.
 
     Returns:
         The number of judged questions.
     """
-    by_name: dict[str, list[str]] = {}
+    by_name: dict[str, list[Passage]] = {}
     for passage in passages:
-        by_name.setdefault(passage.source_id.partition("#")[0], []).append(passage.source_id)
+        by_name.setdefault(passage.source_id.partition("#")[0], []).append(passage)
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     queries, judgements = [], ["query-id\tcorpus-id\tscore"]
     for line in questions.read_text(encoding="utf-8").splitlines():
         question = json.loads(line)
-        answers = [(piece, grade) for name, grade in question["answers"].items() for piece in by_name.get(name, ())]
+        phrases = question.get("pieces", {})
+        answers = [
+            (piece.source_id, grade)
+            for name, grade in question["answers"].items()
+            for piece in by_name.get(name, ())
+            if phrases.get(name, "").casefold() in _flat(piece.text)
+        ]
         if answers:
             queries.append(json.dumps({"_id": question["id"], "text": question["text"]}, ensure_ascii=False))
             judgements += [f"{question['id']}\t{piece}\t{grade}" for piece, grade in answers]
@@ -102,6 +110,10 @@ def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> i
         (out / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(out / "source.json", {"questions": len(queries), "documents": len(documents)})
     return len(queries)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def show_hits(hits: Sequence[Any]) -> str:

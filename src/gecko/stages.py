@@ -85,6 +85,14 @@ class RunContext:
 
         return Embedder(self.recipe.fret.miner)
 
+    def knowing_corpus(self, embedder: Any) -> Any:  # noqa: ANN401
+        """The embedder, which must be the miner or equal to it, with the corpus's vectors at hand."""
+        from gecko.embedder.known import KnownPassages
+        from gecko.fret.store import PassageTable
+
+        table = PassageTable(self.folder("passages"), self.folder("miner") / "vectors.npy")
+        return KnownPassages(embedder, ((passage.title, passage.text) for passage in table), table.vectors)
+
     def evaluation(self) -> dict[str, Any]:
         """The run's own evaluation, empty where the recipe names no test set."""
         return read_json(self.out / "evaluation.json") or {}
@@ -234,9 +242,13 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
     if options.beir:
+        same_as_miner = options.base == context.recipe.fret.miner
+        same_student = context.recipe.train.student == context.recipe.fret.miner
+        kept_base = same_student and context.facts("gate").get("chosen") == "base"
+        tuned, base = Embedder(str(context.model_path())), Embedder(options.base)
         report = evaluate_models(
-            Embedder(str(context.model_path())),
-            Embedder(options.base),
+            context.knowing_corpus(tuned) if kept_base else tuned,
+            context.knowing_corpus(base) if same_as_miner else base,
             [Path(path) for path in options.beir],
             dims=options.dims,
             split=options.split,

@@ -47,6 +47,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     set_seed(seed)
     model = load_model(options.student)
     inference_length = model.max_seq_length
+    model.model_card_data.generate_widget_examples = False  # it would print a progress bar of its own
     disable_dropout(model)
     use_fast_attention(model)
     model.max_seq_length = min(options.max_length, inference_length or options.max_length)
