@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -30,6 +30,20 @@ lint: setup
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
+
+# Whole runs on labelled corpora; each writes its table to docs/results/.
+bench-recorded bench-four-way bench-offline: setup
+	$(BIN)/python bench/quality.py $(@:bench-%=%)
+
+bench-kill: setup
+	$(BIN)/python bench/kill.py 20
+
+# The oldest Sentence-Transformers a saved model must still load in, in an environment of its own.
+OLD := runs/old-sentence-transformers
+bench-compat: setup
+	@test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
+	@$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 'sentence-transformers==5.1.*' 'transformers<5'
+	$(BIN)/python bench/compat.py $(or $(MODEL),runs/demo/model) $(OLD)/bin/python
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -116,6 +116,23 @@ def test_an_interrupted_training_ends_where_it_would_have(
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
 
 
+def test_a_checkpoint_torn_by_a_kill_is_not_resumed_from(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    torn = tmp_path / "cut" / "checkpoints" / "checkpoint-6"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half a fi")
+    finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    expected = weights(tmp_path / "whole" / "model")
+    for name, value in weights(tmp_path / "cut" / "model").items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
 def test_checkpoints_of_other_settings_are_not_resumed(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

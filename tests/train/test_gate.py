@@ -26,11 +26,11 @@ class Fake:
     def __init__(self, dev: int, probe: int = SIZE) -> None:
         self.known = {"dev": dev, "probe": probe}
 
-    def encode_queries(self, queries: Sequence[str], task: str | None = None) -> np.ndarray:
+    def encode_queries(self, queries: Sequence[str], task: Sequence[str] = ()) -> np.ndarray:
         vectors = np.zeros((len(queries), SIZE), np.float32)
         for row, query in enumerate(queries):
             kind, number = query.split()
-            assert task == f"{kind} task"
+            assert task[row] == f"{kind} task"
             vectors[row, int(number)] = 1 if int(number) < self.known[kind] else -1
         return vectors
 
@@ -72,6 +72,11 @@ def test_a_clear_gain_is_shipped() -> None:
 def test_the_best_is_chosen_and_a_tie_goes_to_the_smaller_step() -> None:
     verdict = judge(Fake(10), {1.0: Fake(25), 0.25: Fake(20), 0.5: Fake(30), 0.75: Fake(30)})
     assert (verdict.chosen, verdict.alpha) == ("interpolated", 0.5)
+
+
+def test_no_blend_is_tried_beyond_one_that_scores_less() -> None:
+    verdict = judge(Fake(10), {1.0: Fake(30), 0.5: Fake(20), 0.25: Fake(15)})
+    assert [trial.alpha for trial in verdict.scores] == [0.0, 0.5, 1.0]
 
 
 def test_a_blend_that_forgets_is_refused() -> None:

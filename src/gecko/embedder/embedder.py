@@ -114,10 +114,11 @@ class Embedder:
         self.dim = dim or self.full_dim
         self._bf16 = has_fast_bf16() if bf16 is None else bf16
 
-    def encode_queries(self, queries: Sequence[str], task: str | None = None) -> np.ndarray:
-        """Encode queries of one task to float32 unit vectors of shape (n, dim)."""
+    def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
+        """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
         if self.format == "gecko":
-            return self.encode([render_query(task or DEFAULT_TASK, query) for query in queries])
+            tasks = [task or DEFAULT_TASK] * len(queries) if task is None or isinstance(task, str) else task
+            return self.encode([render_query(own, query) for own, query in zip(tasks, queries, strict=True)])
         prefix = self.model.prompts.get("query") or ""
         return self.encode([f"{prefix}{query}" for query in queries])
 

@@ -28,8 +28,8 @@ class KnownPassages:
         self._vectors = vectors
         self._rows = {passage: row for row, passage in enumerate(passages)}
 
-    def encode_queries(self, queries: Sequence[str], task: str | None = None) -> np.ndarray:
-        """Encode queries of one task to float32 unit vectors of shape (n, dim)."""
+    def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
+        """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
         return self._embedder.encode_queries(queries, task)
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.shards import fingerprint, read_json, write_json
 
-logger = logging.getLogger(__name__)
+_WHOLE = "whole"
 
 
 def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -40,7 +39,6 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
     from sentence_transformers import SentenceTransformerTrainer
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from gecko.train.loss import GeckoLoss, LossOptions
 
@@ -49,7 +47,6 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     inference_length = model.max_seq_length
     model.model_card_data.generate_widget_examples = False  # it would print a progress bar of its own
     disable_dropout(model)
-    use_fast_attention(model)
     model.max_seq_length = min(options.max_length, inference_length or options.max_length)
     dims = tuple(dim for dim in options.dims if dim <= int(model.get_embedding_dimension() or 0))
     loss = GeckoLoss(
@@ -71,10 +68,11 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         loss=loss,
     )
     trainer.remove_callback(_progress_printer())
+    trainer.add_callback(_whole_checkpoint_marker())
     started = time.monotonic()
     _keep_own_checkpoints(checkpoints, fingerprint(options.model_dump(), seed, [row.row_id for row in rows]))
-    last = get_last_checkpoint(str(checkpoints))
-    trainer.train(resume_from_checkpoint=last)
+    last = _last_whole_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
     model.prompts = {**model_prompts(options.text_format)}
@@ -96,6 +94,31 @@ def _keep_own_checkpoints(folder: Path, mark: str) -> None:
         write_json(owner, mark)
 
 
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a torn one, left by a kill in the middle, is removed.
+
+    The trainer writes a checkpoint's files straight into its folder, so the folder alone proves nothing.
+    """
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / _WHOLE).exists():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+
+
+def _whole_checkpoint_marker() -> Any:  # noqa: ANN401
+    """A trainer callback that marks each checkpoint once all its files are there."""
+    from transformers import TrainerCallback
+
+    class Marker(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+    return Marker()
+
+
 def disable_dropout(model: Any) -> None:  # noqa: ANN401
     """Train without dropout.
 
@@ -110,21 +133,6 @@ def disable_dropout(model: Any) -> None:  # noqa: ANN401
         for name in ("dropout_prob", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-
-
-def use_fast_attention(model: Any) -> None:  # noqa: ANN401
-    """On CPUs, train with the plain attention kernels: the fused ones' backward pass takes 1.4 times as long.
-
-    Measured with 32 texts x 128 tokens (docs/log.md); inference keeps the fused ones.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        return
-    for module in model:
-        backbone = getattr(module, "auto_model", None)
-        if backbone is not None and hasattr(backbone, "set_attn_implementation"):
-            backbone.set_attn_implementation("eager")
 
 
 def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions) -> Any:  # noqa: ANN401
@@ -165,7 +173,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, rows: int) -
         logging_steps=max(1, steps // 40),
         save_strategy="steps",
         save_steps=max(1, steps // 5),
-        save_total_limit=1,
+        save_total_limit=2,  # the older one stays until the newer is whole
         report_to=list(options.report_to) or "none",
         disable_tqdm=True,
     )

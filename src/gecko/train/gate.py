@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gecko.embedder.embedder import Embedder, load_model, save_model
+from gecko.embedder.known import KnownPassages
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.evaluate.retrieval import ndcg_at_k, top_k
 from gecko.fret.store import PassageTable
@@ -25,7 +25,6 @@ from gecko.recipe import GateOptions, Recipe
 from gecko.records import FretRow
 from gecko.train.soup import interpolate
 
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +83,13 @@ def load_probe() -> DevSet:
 
 
 def choose(
-    base: Embedder, blend: Callable[[float], Embedder], dev: DevSet, probe: DevSet | None, options: GateOptions
+    base: Embedder | KnownPassages, blend: Callable[[float], Embedder], dev: DevSet, probe: DevSet | None, options: GateOptions
 ) -> GateVerdict:
     """Choose the blend with the best dev score among those that keep the probe.
 
     A blend must gain on dev with a 95 % interval above zero, and must not lose more than ``max_probe_loss`` on the
-    probe; if none does, the base is kept and the reason says which test failed.
+    probe; if none does, the base is kept and the reason says which test failed. Blends are tried from the tuned model
+    towards the base, and no further once one scores less than an allowed one before it.
 
     Args:
         base: The model before training.
@@ -104,11 +104,14 @@ def choose(
     base_dev = _score(base, dev)
     base_probe = None if probe is None else _score(base, probe)
     trials = [_baseline(base_dev, base_probe)]
-    for alpha in sorted(options.alphas):
-        embedder = blend(alpha)
-        trials.append(_try(alpha, embedder, dev, probe, base_dev, base_probe, options))
-        logger.info("gate: alpha %.2f dev %+.4f probe %s", alpha, trials[-1].dev_gain, trials[-1].probe_gain)
-    best = max((trial for trial in trials if trial.allowed), key=lambda trial: (trial.dev, -trial.alpha))
+    best = trials[0]
+    for alpha in sorted(options.alphas, reverse=True):
+        trial = _try(alpha, blend(alpha), dev, probe, base_dev, base_probe, options)
+        trials.insert(1, trial)
+        if trial.allowed and trial.dev >= best.dev:
+            best = trial
+        elif best.alpha > 0 and trial.dev < best.dev:
+            break
     chosen = "base" if best.alpha == 0 else "tuned" if best.alpha == 1 else "interpolated"
     return GateVerdict(
         chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries
@@ -127,10 +130,14 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
     """
     base = Embedder(recipe.train.student)
     tuned_model = load_model(str(tuned))
+    pool = _pool(rows)
+    dev = dev_set(rows, store)
+    same_as_miner = recipe.train.student == recipe.fret.miner and store.vectors is not None
+    known = store.vectors[[store.position(passage_id) for passage_id in pool]] if same_as_miner else None
     verdict = choose(
-        base,
+        base if known is None else KnownPassages(base, dev.passages, known),
         lambda alpha: Embedder(interpolate(base.model, tuned_model, alpha)),
-        dev_set(rows, store),
+        dev,
         load_probe() if recipe.gate.probe else None,
         recipe.gate,
     )
@@ -144,10 +151,7 @@ def dev_set(rows: Sequence[FretRow], store: PassageTable) -> DevSet:
 
     A candidate counts as relevant when it is the positive, or when the teacher graded it as high as the positive.
     """
-    position: dict[str, int] = {}
-    for row in rows:
-        for candidate in row.candidates:
-            position.setdefault(candidate.passage_id, len(position))
+    position = _pool(rows)
     relevant = []
     for row in rows:
         positive = next(c for c in row.candidates if c.passage_id == row.positive_id)
@@ -162,6 +166,15 @@ def dev_set(rows: Sequence[FretRow], store: PassageTable) -> DevSet:
         passages=[(passage.title, passage.text) for passage in passages],
         relevant=relevant,
     )
+
+
+def _pool(rows: Sequence[FretRow]) -> dict[str, int]:
+    """All the rows' candidates, each with its position among the passages searched."""
+    position: dict[str, int] = {}
+    for row in rows:
+        for candidate in row.candidates:
+            position.setdefault(candidate.passage_id, len(position))
+    return position
 
 
 def _baseline(dev: np.ndarray, probe: np.ndarray | None) -> Trial:
@@ -190,14 +203,10 @@ def _try(
     return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed)
 
 
-def _score(embedder: Embedder, dev: DevSet) -> np.ndarray:
+def _score(embedder: Embedder | KnownPassages, dev: DevSet) -> np.ndarray:
     """nDCG@10 of every query, (n,)."""
-    by_task: dict[str, list[int]] = {}
-    for index, (task, _) in enumerate(dev.queries):
-        by_task.setdefault(task, []).append(index)
-    vectors = np.zeros((len(dev.queries), embedder.dim), dtype=np.float32)
-    for task, members in by_task.items():
-        vectors[members] = embedder.encode_queries([dev.queries[index][1] for index in members], task)
+    queries, tasks = [query for _, query in dev.queries], [task for task, _ in dev.queries]
+    vectors = embedder.encode_queries(queries, tasks)
     indices, _ = top_k(vectors, embedder.encode_passages(dev.passages), min(10, len(dev.passages)))
     return ndcg_at_k(indices, list(dev.relevant), 10)
 

@@ -1,0 +1,145 @@
+"""Quality on human judgements: whole runs on labelled corpora, three seeds, each against its base.
+
+    python bench/quality.py recorded    # powershell_docs with the recorded replies of a language model
+    python bench/quality.py four-way    # the same, seed or p1 as positive, none or the last rank as negative
+    python bench/quality.py offline     # six corpora with the offline teacher: the gate at work
+
+Every run is ``gecko run recipes/domain.yaml`` in a process of its own. Runs that are in ``runs/bench/NAME/done.jsonl``
+are not made again, so a bench that was stopped goes on. The table goes to ``docs/results/NAME.md``.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+DIMS = (384, 256, 128)
+SEEDS = (0, 1, 2)
+SHIP_TUNED = ("gate.alphas=[1.0]", "gate.max_probe_loss=1")
+
+Config = tuple[str, str, str, tuple[str, ...]]  # label, corpus, teacher, settings
+
+
+def configs(name: str) -> list[Config]:
+    """The runs of a bench, without their seeds."""
+    recorded = f"recorded:{SHARED / 'recorded' / 'powershell_docs'}"
+    if name == "recorded":
+        return [("recorded", "powershell_docs", recorded, ())]
+    if name == "four-way":
+        return [
+            (
+                f"{positive} / {negative}",
+                "powershell_docs",
+                recorded,
+                (f"fret.positive={positive}", f"fret.negative={negative}", *SHIP_TUNED),
+            )
+            for positive in ("seed", "p1")
+            for negative in ("none", "last")
+        ]
+    corpora = ("powershell_docs", "mlquestions", "scifact", "cisi", "npl", "feedbackqa")
+    return [(corpus, corpus, "offline", ()) for corpus in corpora]
+
+
+def run(config: Config, seed: int, out: Path) -> dict:
+    """One whole run; its evaluation, wall time and peak memory."""
+    label, corpus, teacher, settings = config
+    folder = SHARED / "data" / corpus
+    values = [f"teacher.spec={teacher}", f"seed={seed}", f"evaluation.beir=[{json.dumps(str(folder))}]", *settings]
+    command = [sys.executable, "-m", "gecko.cli", "run", "recipes/domain.yaml", "--corpus", str(folder), "--json"]
+    command += ["--out", str(out / corpus), *(part for value in values for part in ("--set", value))]
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    answer = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{label}, seed {seed}: the run failed: {' '.join(command)}")
+    summary = json.loads(answer)
+    gate = json.loads((out / corpus / "gate" / "gate.json").read_text())
+    results = [row for row in summary["evaluation"]["results"] if row["metric"] == "ndcg_at_10"]
+    return {
+        "label": label,
+        "seed": seed,
+        "seconds": round(time.monotonic() - started),
+        "gigabytes": round(usage.ru_maxrss / 2**20, 2),
+        "skipped": [stage["name"] for stage in summary["stages"] if stage["skipped"]],
+        "chosen": gate["chosen"],
+        "alpha": gate["alpha"],
+        "results": results,
+    }
+
+
+def table(done: list[dict]) -> list[str]:
+    """A row a configuration and dimension: means over the seeds, and each seed's interval."""
+    lines = [
+        "| run | dim | BM25 | BM25+base | base | tuned, mean of seeds (min to max) | gain | 95 % interval of each seed | gate |",
+        "|:--|--:|--:|--:|--:|--:|--:|:--|:--|",
+    ]
+    for label in dict.fromkeys(entry["label"] for entry in done):
+        entries = [entry for entry in done if entry["label"] == label]
+        for dim in DIMS:
+            rows = [next(row for row in entry["results"] if row["dim"] == dim) for entry in entries]
+            tuned = [100 * row["tuned"] for row in rows]
+            intervals = ", ".join("[{:+.1f}, {:+.1f}]".format(*(100 * end for end in row["ci95"])) for row in rows)
+            gate = ", ".join(f"{entry['chosen']} {entry['alpha']:g}" for entry in entries) if dim == DIMS[0] else ""
+            first = rows[0]
+            lines.append(
+                f"| {label} | {dim} | {100 * first['bm25']:.1f} | {100 * first['hybrid_base']:.1f} "
+                f"| {100 * first['base']:.1f} | {statistics.mean(tuned):.1f} ({min(tuned):.1f} to {max(tuned):.1f}) "
+                f"| {statistics.mean(100 * row['delta'] for row in rows):+.1f} | {intervals} | {gate} |"
+            )
+    return lines
+
+
+def costs(done: list[dict]) -> list[str]:
+    """Wall time and memory of the runs, naming what a run found done by the one before it."""
+    lines = []
+    for entry in done:
+        kept = f" (kept: {', '.join(entry['skipped'])})" if entry["skipped"] else ""
+        lines.append(f"- {entry['label']}, seed {entry['seed']}: {entry['seconds']} s, {entry['gigabytes']} GB{kept}")
+    return lines
+
+
+def main() -> None:
+    """Make the runs that are missing, then write the table."""
+    name = sys.argv[1]
+    seeds = SEEDS if len(sys.argv) < 3 else tuple(map(int, sys.argv[2].split(",")))
+    if not SHARED.is_dir():
+        raise SystemExit("the labelled corpora are not here; this bench needs them")
+    out = ROOT / "runs" / "bench" / name
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "done.jsonl"
+    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    for seed in seeds:
+        for config in configs(name):
+            if any((entry["label"], entry["seed"]) == (config[0], seed) for entry in done):
+                continue
+            entry = run(config, seed, out)
+            done.append(entry)
+            with record.open("a") as handle:
+                handle.write(json.dumps(entry) + "\n")
+            print(entry["label"], seed, [round(100 * row["delta"], 1) for row in entry["results"]], flush=True)
+    lines = [
+        f"# {name}: nDCG@10 x 100 on human judgements",
+        "",
+        f"`make bench-{name}`, two CPU cores. Student and base: all-MiniLM-L6-v2.",
+        "",
+        *table(done),
+        "",
+        "Wall time and peak memory of each run:",
+        "",
+        *costs(done),
+    ]
+    path = ROOT / "docs" / "results" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
