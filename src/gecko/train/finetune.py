@@ -45,7 +45,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     set_seed(seed)
     model = load_model(options.student)
     inference_length = model.max_seq_length
-    model.model_card_data.generate_widget_examples = False  # it would print a progress bar of its own
+    model.model_card_data.widget = [{}]  # an empty one would be filled, with a progress bar of its own
     disable_dropout(model)
     model.max_seq_length = min(options.max_length, inference_length or options.max_length)
     dims = tuple(dim for dim in options.dims if dim <= int(model.get_embedding_dimension() or 0))
