@@ -2,14 +2,21 @@
 
     python bench/compat.py MODEL OTHER_PYTHON
 
-Encodes texts here and in the other interpreter and prints the worst cosine between them, and the norm of truncated vectors.
+Encodes texts here and in the other interpreter; prints the worst cosine between them and the norms of cut vectors.
+Exits with 1 where a cosine is below 0.9999 or a cut vector is not of unit length.
 """
 
 import json
 import subprocess
 import sys
 
-TEXTS = ["How do I rotate the keys?", "title: none | text: Keys are rotated monthly.", "naïve café 東京", "x" * 2000, "a"]
+TEXTS = [
+    "How do I rotate the keys?",
+    "title: none | text: Keys are rotated monthly.",
+    "naïve café 東京",
+    "x" * 2000,
+    "a",
+]
 PROGRAM = """
 import json, sys
 import numpy as np, sentence_transformers
@@ -37,12 +44,17 @@ def main() -> None:
 
     model, other = sys.argv[1:3]
     here, there = encode(sys.executable, model), encode(other, model)
+    worst = 1.0
     for side in ("query", "document"):
         a, b = np.array(here[side]), np.array(there[side])
-        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        print(f"{side:<9} worst cosine {cosine.min():.7f}")
-    print(f"versions  {here['version']} and {there['version']}, max_seq_length {here['max_seq_length']}/{there['max_seq_length']}")
-    print(f"norms of 128-d vectors: {min(here['norms'] + there['norms']):.6f} to {max(here['norms'] + there['norms']):.6f}")
+        cosine = float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+        worst = min(worst, cosine)
+        print(f"{side:<9} worst cosine {cosine:.7f}")
+    lengths = [result["max_seq_length"] for result in (here, there)]
+    norms = here["norms"] + there["norms"]
+    print(f"versions  {here['version']} and {there['version']}, max_seq_length {lengths[0]} and {lengths[1]}")
+    print(f"norms of 128-d vectors: {min(norms):.6f} to {max(norms):.6f}")
+    sys.exit(worst < 0.9999 or not 0.999 < min(norms) <= max(norms) < 1.001)
 
 
 if __name__ == "__main__":

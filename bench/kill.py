@@ -67,7 +67,6 @@ def calls(run: Path) -> int:
             return 0
 
 
-
 def main() -> None:
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     root = Path(tempfile.mkdtemp())
@@ -103,7 +102,9 @@ def main() -> None:
         good = same and not redone and repeated == 0 and calls(out) == whole_calls
         failures += not good
         done = ",".join(finished_stages) or "none"
-        print(f"kill {number:2} at {moment:5.1f} s after {done}: same {same}, repeated calls {repeated}, redone {redone}")
+        print(
+            f"kill {number:2} at {moment:5.1f} s after {done}: same {same}, repeated calls {repeated}, redone {redone}"
+        )
         shutil.rmtree(out)
     print(f"{kills - failures} of {kills} rounds end as the uninterrupted run, no finished call repeated")
     shutil.rmtree(root)

@@ -76,10 +76,17 @@ def run(config: Config, seed: int, out: Path) -> dict:
 
 def table(done: list[dict]) -> list[str]:
     """A row a configuration and dimension: means over the seeds, and each seed's interval."""
-    lines = [
-        "| run | dim | BM25 | BM25+base | base | tuned, mean of seeds (min to max) | gain | 95 % interval of each seed | gate |",
-        "|:--|--:|--:|--:|--:|--:|--:|:--|:--|",
-    ]
+    heads = (
+        "run",
+        "dim",
+        "BM25",
+        "BM25+base",
+        "base",
+        "tuned, mean (min to max)",
+        "gain",
+        "95 % interval of each seed",
+    )
+    lines = [f"| {' | '.join(heads)} | gate of each seed |", "|:--|--:|--:|--:|--:|--:|--:|:--|:--|"]
     for label in dict.fromkeys(entry["label"] for entry in done):
         entries = [entry for entry in done if entry["label"] == label]
         for dim in DIMS:

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from pyarrow.parquet import read_table
 from typer.testing import CliRunner
 
 from gecko.cli import app
@@ -63,10 +64,23 @@ def test_corpus_verb_writes_passages(tmp_path):
         (["evaluate", "{tmp}", "--beir", "{tmp}"], 1, "not a model"),
         (["search", "{tmp}", "words"], 1, "no index"),
         (["evaluate", "m", "--beir", "{tmp}", "--dims", "a,b"], 1, ""),
+        (["corpus", "{recipe}", "--out", "{tmp}/o", "--max-tokens", "0"], 2, "corpus.max_tokens"),
+        (["corpus", "", "--out", "{tmp}/o"], 2, "empty"),
+        (["corpus", "{recipe}", "--out", ""], 2, "the name is empty"),
+        (["run", "{recipe}", "--out", " "], 2, "the name is empty"),
+        (["search", "{tmp}", "words", "-k", "0"], 2, "-k"),
+        (["search", "{tmp}", "words", "-k", "1001"], 2, "-k"),
+        (["report", "{tmp}/empty"], 1, "nothing of a run"),
+        (["corpus", "{tmp}", "--out", "{tmp}/o"], 2, "lies in the source"),
+        (["corpus", "{tmp}", "--out", "{tmp}"], 2, "lies in the source"),
+        (["corpus", "{recipe}", "--out", "{tmp}"], 2, "holds the source"),
+        (["corpus", "{tmp}/*.yaml", "--out", "{tmp}"], 2, "holds the source"),
+        (["run", "{recipe}", "--corpus", "{tmp}", "--out", "{tmp}/r"], 2, "lies in the source"),
     ],
 )
 def test_mistakes_give_one_line_a_hint_and_a_code(tmp_path, arguments, code, words):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    (tmp_path / "empty").mkdir()
     filled = [a.replace("{tmp}", str(tmp_path)).replace("{recipe}", str(tmp_path / "recipe.yaml")) for a in arguments]
     result = runner.invoke(app, filled)
     assert result.exit_code in {code, 2} if not words else result.exit_code == code
@@ -85,3 +99,46 @@ def test_two_runs_on_one_folder(tmp_path):
     # flock is per open file, so the same process is refused as another would be
     assert result.exit_code == 1
     assert "another process" in result.stderr
+
+
+def test_a_fault_of_gecko_is_one_line_and_its_traceback_in_a_file(tmp_path, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise TypeError("unsupported operand\nsecond line")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("gecko.report.report.write_report", broken)
+    result = runner.invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first == "gecko: unexpected TypeError: unsupported operand"
+    (log,) = tmp_path.glob("gecko-*.log")
+    assert str(log) in second
+    assert "in broken" in log.read_text()
+
+
+def test_passages_of_a_finished_corpus_survive_a_wrong_command(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name, text in (("a", "The first text speaks of apples."), ("b", "The second text speaks of pears.")):
+        (tmp_path / "docs" / f"{name}.txt").write_text(text)
+    out = tmp_path / "out"
+    assert runner.invoke(app, ["corpus", str(tmp_path / "docs"), "--out", str(out)]).exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"\x89PNG")
+    for source in ("dosc", "pictures"):
+        assert runner.invoke(app, ["corpus", str(tmp_path / source), "--out", str(out)]).exit_code == 1
+        assert {name: (out / name).read_bytes() for name in before} == before
+    assert "a.png" in str(read_table(out / "quarantine.parquet").to_pylist())
+
+
+def test_the_report_replaces_no_file_of_another_kind(tmp_path):
+    run, mine = tmp_path / "run", tmp_path / "mine.txt"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("seed: 1\n")
+    mine.write_text("my notes")
+    result = runner.invoke(app, ["report", str(run), "--out", str(mine)])
+    assert result.exit_code == 2
+    assert "is not a report" in result.stderr
+    assert mine.read_text() == "my notes"
+    for _ in range(2):
+        assert runner.invoke(app, ["report", str(run), "--out", str(tmp_path / "report.html")]).exit_code == 0

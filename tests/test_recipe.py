@@ -82,11 +82,26 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.epochs=0", "train.epochs=many", "fret.negative=worst", "gate.dev_share=2", "train=3", "train.batch_size=1"],
+    [
+        *["train.epochs=0", "train.epochs=many", "fret.negative=worst", "gate.dev_share=2", "train=3"],
+        *["train.batch_size=1", "train.epochs=.inf", "train.learning_rate=.nan", "fret.min_positive_rc=.inf"],
+        *["seed=-1", "seed=12345678901234567890", "train.dims=[0, -5]", "evaluation.dims=[0]"],
+        *["gate.alphas=[2.0]", "gate.alphas=[0]", "gate.alphas=[]", "teacher.spec=recorded:", "teacher.writer=3"],
+    ],
 )
 def test_a_value_out_of_range_is_named(override: str) -> None:
-    with pytest.raises(UsageError, match=override.partition("=")[0].replace(".", r"\.")):
+    key = override.partition("=")[0]
+    with pytest.raises(UsageError, match=key.replace(".", r"\.")) as caught:
         load_recipe(None, [override])
+    assert caught.value.hint
+    assert "did you mean" not in caught.value.hint  # the key is right
+
+
+def test_a_text_that_yaml_reads_as_something_else_is_explained() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(None, ["teacher.spec=recorded:"])
+    assert caught.value.hint == "it was read as {'recorded': None}; quote the text: --set 'teacher.spec=\"TEXT\"'"
+    assert load_recipe(None, ['teacher.spec="recorded:"']).teacher.spec == "recorded:"
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "=3", "seed.x.y=1", "train.epochs.x=1", "train.dims=[1"])

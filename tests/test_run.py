@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from gecko.checks import beir_state
+from gecko.demo import write_test_set
+from gecko.errors import GeckoError, UsageError
 from gecko.recipe import load_recipe
+from gecko.records import Passage
 from gecko.run import run_recipe
+from gecko.stages import RunContext
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]
 VERBS = ["repairs", "measures", "paints", "moves", "describes", "protects", "cleans", "builds"]
@@ -27,7 +33,8 @@ def write_corpus(path: Path, count: int = 80) -> None:
             {
                 "_id": f"d{i}",
                 "title": f"{topic} part {i}",
-                "text": f"The {topic} number {i} is a thing that {verb} the {other}. Workers use it to carry the {other} {i} home.",
+                "text": f"The {topic} number {i} is a thing that {verb} the {other}. "
+                f"Workers use it to carry the {other} {i} home.",
             }
         )
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -97,6 +104,100 @@ def test_run_again_does_nothing_and_a_change_redoes_only_what_depends_on_it(reci
     assert all(stage.skipped for stage in again.stages)
     changed = run_recipe(load_recipe(recipe_file, ["train.learning_rate=1e-4"]), tmp_path / "run")
     assert [stage.name for stage in changed.stages if not stage.skipped] == ["train", "gate", "evaluation"]
+
+
+@pytest.fixture
+def finished_run(recipe_file, tmp_path, tiny_model):
+    """A recipe whose student is a copy of its own and which is evaluated; and its finished run."""
+    test = tmp_path / "test"
+    (test / "qrels").mkdir(parents=True)
+    shutil.copy(tmp_path / "corpus.jsonl", test / "corpus.jsonl")
+    (test / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "engine number 3"}) + "\n")
+    (test / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td3\t1\n")
+    student = tmp_path / "student"
+    shutil.copytree(tiny_model, student)
+    changes = [f"train.student={student}", f"evaluation.beir=[{test}]", "train.epochs=0.5"]
+    recipe = load_recipe(recipe_file, changes)
+    run_recipe(recipe, tmp_path / "run")
+    return recipe
+
+
+def redone(recipe, run):
+    return [stage.name for stage in run_recipe(recipe, run).stages if not stage.skipped]
+
+
+def touch_weights(model: Path) -> None:
+    with (model / "model.safetensors").open("r+b") as weights:
+        weights.seek(-4, os.SEEK_END)
+        weights.write(b"\0\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("harm", "stages"),
+    [
+        (lambda run: shutil.rmtree(run / "model"), ["gate"]),
+        (lambda run: os.truncate(run / "model" / "model.safetensors", 100), ["gate"]),
+        (lambda run: (run / "evaluation.json").unlink(), ["evaluation"]),
+        (lambda run: (run / "evaluation.json").write_text("[1]"), ["evaluation"]),
+        (lambda run: shutil.rmtree(run / "train" / "model"), ["train"]),
+        (lambda run: touch_weights(run.parent / "student"), ["train", "gate", "evaluation"]),
+        (lambda run: (run.parent / "test" / "queries.jsonl").open("a").write("\n"), ["evaluation"]),
+    ],
+    ids=["model", "cut model", "evaluation", "other evaluation", "trained model", "student", "queries"],
+)
+def test_what_is_gone_or_changed_is_made_again(finished_run, tmp_path, harm, stages):
+    run = tmp_path / "run"
+    harm(run)
+    assert redone(finished_run, run) == stages
+    assert (run / "model" / "model.safetensors").stat().st_size > 1000
+    assert json.loads((run / "evaluation.json").read_text())["results"]
+    assert redone(finished_run, run) == []
+
+
+def test_an_evaluation_that_is_no_object_is_an_error(tmp_path):
+    (tmp_path / "evaluation.json").write_text("[1]")
+    with pytest.raises(GeckoError, match="is damaged"):
+        RunContext(load_recipe(None), tmp_path).evaluation()
+
+
+def test_a_run_of_a_diverged_training_ships_the_base(recipe_file, tmp_path, tiny_model):
+    run_recipe(load_recipe(recipe_file, ["train.learning_rate=1.0e+30"]), tmp_path / "run")
+    gate = json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())
+    assert gate["chosen"] == "base"
+    assert "diverged" in gate["reason"]
+    shipped, base = (Path(folder) / "model.safetensors" for folder in (tmp_path / "run" / "model", tiny_model))
+    assert shipped.stat().st_size == base.stat().st_size
+
+
+def test_a_recipe_that_cannot_run_leaves_the_one_before(recipe_file, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".lock", "recipe.yaml"):
+        (run / name).write_text("seed: 1\n")
+    with pytest.raises(GeckoError, match=r"train\.student"):
+        run_recipe(load_recipe(recipe_file, ["train.student=/nope"]), run)
+    assert (run / "recipe.yaml").read_text() == "seed: 1\n"
+
+
+def test_a_user_s_own_recipe_and_model_are_not_overwritten(recipe_file, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "cad.step").touch()
+    before = recipe_file.read_text()
+    with pytest.raises(UsageError, match="that no run wrote"):
+        run_recipe(load_recipe(recipe_file), tmp_path)
+    assert recipe_file.read_text() == before
+    assert (tmp_path / "model" / "cad.step").exists()
+
+
+def test_the_demo_s_test_set_keeps_its_time_while_it_is_the_same(tmp_path):
+    passages = [Passage("p", "re.compile", "re.compile", "Compile a pattern.", "stdlib:", "en")]
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"id": "1", "text": "regex", "answers": {"re.compile": 1}}))
+    for _ in range(2):
+        assert write_test_set(passages, tmp_path / "questions.jsonl", tmp_path / "set") == 1
+        state = beir_state([str(tmp_path / "set")])
+    assert write_test_set(passages, tmp_path / "questions.jsonl", tmp_path / "set") == 1
+    assert beir_state([str(tmp_path / "set")]) == state
+    assert len(state[0]) == 3
 
 
 def test_json_summary_has_the_binding_shape(recipe_file, tmp_path):

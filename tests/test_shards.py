@@ -6,13 +6,14 @@ import errno
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from gecko import shards
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, UsageError
 from gecko.records import (
     FRET,
     PASSAGES,
@@ -141,19 +142,92 @@ def test_finished_knows_its_inputs(tmp_path: Path) -> None:
     assert shards.finished(tmp_path, shards.fingerprint({"limit": 4}, "input")) is None
 
 
-def test_a_stage_begun_again_is_unfinished_from_the_first_moment(tmp_path: Path) -> None:
-    shards.write_stage(tmp_path, [PASSAGE, Quarantined("a", "b", "c", "d")], PASSAGES)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeckoError("no file at typo", "check the path")])
+def test_a_stage_is_replaced_only_by_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 1)
+    shards.write_stage(tmp_path, [PASSAGE, PASSAGE, Quarantined("a", "b", "c", "d")], PASSAGES)
     shards.finish_stage(tmp_path, "mark")
+    before = sorted(tmp_path.iterdir())
 
     def rows():
-        assert shards.finished(tmp_path, "mark") is None
-        yield PASSAGE
-        raise KeyboardInterrupt
+        yield replace(PASSAGE, title="new")
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         shards.write_stage(tmp_path, rows(), PASSAGES)
+    assert sorted(tmp_path.iterdir()) == before
+    assert shards.finished(tmp_path, "mark") is not None
+    assert list(shards.read_rows(tmp_path, shards.to_passage)) == [PASSAGE, PASSAGE]
+
+    shards.write_stage(tmp_path, [replace(PASSAGE, title="new")], PASSAGES)
     assert shards.finished(tmp_path, "mark") is None
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+
+
+def test_a_stage_that_fails_keeps_what_was_set_aside_and_says_where(tmp_path: Path) -> None:
+    def rows():
+        yield Quarantined("corpus", "x", "not text", "")
+        raise GeckoError("the corpus holds no usable passage", "name another")
+
+    with pytest.raises(GeckoError, match="no usable passage") as caught:
+        shards.write_stage(tmp_path, rows(), PASSAGES)
+    assert caught.value.hint == f"name another; what was set aside is in {tmp_path / 'quarantine.parquet'}"
+    assert pq.read_table(tmp_path / "quarantine.parquet").column("reason").to_pylist() == ["not text"]
+
+
+def test_only_the_files_of_a_stage_are_removed(tmp_path: Path) -> None:
+    shards.write_stage(tmp_path, [PASSAGE], PASSAGES)
+    mine = ["data.parquet", "part-1.parquet", "part-00000.parquet.bak", "notes.txt", ".env"]
+    for name in [*mine, ".part-00001.parquet.123.tmp"]:
+        (tmp_path / name).touch()
+    (tmp_path / ".fresh").mkdir()
+    (tmp_path / ".fresh" / "part-00007.parquet").touch()  # of a process that was killed
+    shards.write_stage(tmp_path, [PASSAGE], PASSAGES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mine, "part-00000.parquet"])
+
+
+def test_a_folder_is_claimed_only_if_it_is_empty_or_ours(tmp_path: Path) -> None:
+    shards.claim_folder(tmp_path / "new", PASSAGES)
+    shards.write_stage(tmp_path / "ours", [], PASSAGES)
+    shards.claim_folder(tmp_path / "ours", PASSAGES)
+    shards.write_stage(tmp_path / "others", [], UNIFIED)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "part-00000.parquet").touch()
+    for name in ("others", "data"):
+        with pytest.raises(UsageError, match="holds other files"):
+            shards.claim_folder(tmp_path / name, PASSAGES)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").touch()
+    shards.claim_folder(run / "passages", PASSAGES)  # a recipe alone, as in a user's own folder
+    (run / ".lock").touch()
+    with pytest.raises(UsageError, match="is part of a run"):
+        shards.claim_folder(run / "passages", PASSAGES)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_a_stage_whose_files_are_gone_or_cut_is_not_finished(tmp_path: Path, harm) -> None:
+    stage, model = tmp_path / "run" / "gate", tmp_path / "run" / "model"
+    for folder in (stage, model / "part"):
+        folder.mkdir(parents=True)
+    (stage / "gate.json").write_text("{}")
+    (model / "part" / "weights").write_text("weights")
+    shards.finish_stage(stage, "mark", [*shards.files_under(stage), *shards.files_under(model)], rows=1)
+    (model / "README.md").touch()
+    assert shards.finished(stage, "mark") == {"fingerprint": "mark", "rows": 1}
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert shards.finished(moved / "gate", "mark") is not None
+    harm(moved / "model" / "part" / "weights")
+    assert shards.finished(moved / "gate", "mark") is None
+
+
+def test_rows_of_another_kind_are_an_error_of_one_line(tmp_path: Path) -> None:
+    shards.write_stage(tmp_path, [FRET_ROW], FRET)
+    for build in (shards.to_passage, shards.to_query, shards.to_unified):
+        with pytest.raises(GeckoError, match="holds rows of another kind"):
+            list(shards.read_rows(tmp_path, build))
 
 
 def test_fingerprints_differ_by_content_and_not_by_order_of_keys() -> None:
@@ -190,8 +264,13 @@ def test_a_damaged_json_is_an_error_of_one_line(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_shards_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(GeckoError, match="holds no Parquet shards"):
+    with pytest.raises(GeckoError, match="holds no Parquet shards") as caught:
         list(shards.read_batches(tmp_path))
+    assert "delete" not in caught.value.hint  # it may be the user's own
+    shards.finish_stage(tmp_path, "mark")
+    with pytest.raises(GeckoError, match="holds no Parquet shards") as caught:
+        list(shards.read_batches(tmp_path))
+    assert caught.value.hint == "delete the folder and run again"
 
 
 HOLD = """

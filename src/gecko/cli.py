@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -28,6 +30,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("the name is empty")
+    return Path(text)
+
+
+def _out(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN401
+    return typer.Option(help=help_text, parser=_folder, metavar=metavar)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change one key of the recipe.")]
@@ -52,11 +65,26 @@ def _verb(function: Callable[P, R]) -> Callable[P, R]:
             _say("gecko: interrupted; run the same command again to go on")
             raise typer.Exit(1) from stop
         except OSError as error:
-            _say(f"gecko: {error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            _say(f"gecko: {error.strerror or error}: {error.filename or _log()}")
             _say("hint: check the path, its permissions and the free space, then run again")
+            raise typer.Exit(1) from error
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "")
+            _say(f"gecko: unexpected {type(error).__name__}: {reason}")
+            _say(f"hint: this is a fault of gecko, or of an input it did not expect; {_log()}")
             raise typer.Exit(1) from error
 
     return guarded
+
+
+def _log() -> str:
+    """Write the traceback of the error being handled to a file, and say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="gecko-", suffix=".log", delete=False, encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except OSError as error:
+        return f"its details could not be written ({error.strerror})"
+    return f"its details are in {log.name}"
 
 
 def _say(line: str) -> None:
@@ -78,7 +106,7 @@ def main() -> None:
 @app.command(epilog="Example: gecko demo --out runs/demo")
 @_verb
 def demo(
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    out: Annotated[Path, _out("Run directory.")] = Path("runs/demo"),
     teacher: Annotated[str, typer.Option(help="Teacher: the replies that ship with the project, or offline.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -93,7 +121,7 @@ def demo(
 @_verb
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
-    out: Annotated[Path, typer.Option(help="Run directory; the same one resumes.")] = Path("runs/run"),
+    out: Annotated[Path, _out("Run directory; the same one resumes.")] = Path("runs/run"),
     settings: Settings = None,
     corpus: Sources = None,
     as_json: AsJson = False,
@@ -112,16 +140,20 @@ def run(
 @_verb
 def corpus(
     sources: Annotated[list[str], typer.Argument(help="Files, folders, globs, BEIR folders or stdlib:.")],
-    out: Annotated[Path, typer.Option(help="Directory for the passages.")],
+    out: Annotated[Path, _out("Directory for the passages.")],
     max_tokens: Annotated[int, typer.Option(help="Longest passage.")] = 256,
     as_json: AsJson = False,
 ) -> None:
     """Read text into passages: chunked by structure, without duplicates, bad input in quarantine."""
-    from gecko.corpus.build import CorpusOptions, build_passages
+    from gecko.checks import keep_apart
+    from gecko.corpus.build import build_passages
+    from gecko.recipe import load_recipe
     from gecko.records import PASSAGES
-    from gecko.shards import fingerprint, finish_stage, locked, write_stage
+    from gecko.shards import claim_folder, fingerprint, finish_stage, locked, write_stage
 
-    options = CorpusOptions(sources=tuple(sources), max_tokens=max_tokens)
+    options = load_recipe(None, [f"corpus.max_tokens={max_tokens}"], sources).corpus
+    keep_apart(out, options.sources)
+    claim_folder(out, PASSAGES)
     with locked(out):
         rows = write_stage(out, build_passages(options), PASSAGES)
         finish_stage(out, fingerprint("passages", options.model_dump()), rows=rows)
@@ -154,7 +186,7 @@ def evaluate(
 def index(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
     corpus: Annotated[Path, typer.Option(help="Directory of passages, as gecko corpus or a run makes it.")],
-    out: Annotated[Path, typer.Option(help="Directory of the index; only new passages are encoded.")],
+    out: Annotated[Path, _out("Directory of the index; only new passages are encoded.")],
     as_json: AsJson = False,
 ) -> None:
     """Index passages for dense, full-text and hybrid search."""
@@ -171,17 +203,18 @@ def index(
 def search(
     index: Annotated[Path, typer.Argument(help="Directory of the index.")],
     query: Annotated[str, typer.Argument(help="What you look for.")],
-    k: Annotated[int, typer.Option("-k", help="How many results.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 5,
     mode: Annotated[str, typer.Option(help="dense, text or hybrid.")] = "dense",
     task: Annotated[str | None, typer.Option(help="Task description put before the query.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an index."""
+    from gecko.corpus.decode import clean
     from gecko.demo import show_hits
     from gecko.serve.index import search_index
 
     hits = search_index(index, query, k=k, mode=mode, task=task)
-    value = {"query": query, "hits": [{f: getattr(hit, f) for f in hit.__dataclass_fields__} for hit in hits]}
+    value = {"query": clean(query), "hits": [{f: getattr(hit, f) for f in hit.__dataclass_fields__} for hit in hits]}
     _answer(as_json, value, show_hits(hits))
 
 
@@ -189,7 +222,7 @@ def search(
 @_verb
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the run.")] = None,
+    out: Annotated[Path | None, _out("HTML file; default: report.html in the run.", "FILE")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report: one HTML file that needs nothing else."""

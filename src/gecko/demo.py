@@ -14,7 +14,7 @@ from typing import Any
 from gecko.errors import GeckoError
 from gecko.recipe import load_recipe
 from gecko.records import Passage
-from gecko.shards import write_json
+from gecko.shards import atomic, write_json
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "stdlib"
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
@@ -50,12 +50,13 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict
     if not RECIPE.exists() or not (EXAMPLES / "questions.jsonl").exists():
         raise GeckoError("the demo's files are not here", "run it from a clone of the repository: make demo")
     spec = teacher or f"recorded:{EXAMPLES / 'recorded'}"
-    recipe = load_recipe(RECIPE, [f"teacher.spec={spec}"])
+    teacher_setting = f"teacher.spec={json.dumps(spec)}"
+    recipe = load_recipe(RECIPE, [teacher_setting])
     test = out / "test-set"
     passages = [row for row in build_passages(recipe.corpus) if isinstance(row, Passage)]
     judged = write_test_set(passages, EXAMPLES / "questions.jsonl", test)
     tell(f"questions  {judged:>8,} judged      written without sight of the teacher's replies")
-    recipe = load_recipe(RECIPE, [f"teacher.spec={spec}", f"evaluation.beir=[{json.dumps(str(test))}]"])
+    recipe = load_recipe(RECIPE, [teacher_setting, f"evaluation.beir=[{json.dumps(str(test))}]"])
     summary = run_recipe(recipe, out, tell=tell)
     embedder = Embedder(summary.model)
     build_index(embedder, read_rows(out / "passages", to_passage), out / "index")
@@ -89,7 +90,6 @@ def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> i
     by_name: dict[str, list[Passage]] = {}
     for passage in passages:
         by_name.setdefault(passage.source_id.partition("#")[0], []).append(passage)
-    (out / "qrels").mkdir(parents=True, exist_ok=True)
     queries, judgements = [], ["query-id\tcorpus-id\tscore"]
     for line in questions.read_text(encoding="utf-8").splitlines():
         question = json.loads(line)
@@ -107,9 +107,17 @@ def write_test_set(passages: Sequence[Passage], questions: Path, out: Path) -> i
         json.dumps({"_id": p.source_id, "title": p.title, "text": p.text}, ensure_ascii=False) for p in passages
     ]
     for name, lines in (("corpus.jsonl", documents), ("queries.jsonl", queries), ("qrels/test.tsv", judgements)):
-        (out / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _write(out / name, "\n".join(lines) + "\n")
     write_json(out / "source.json", {"questions": len(queries), "documents": len(documents)})
     return len(queries)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whose text changed; an equal one keeps its time, so that the evaluation is not made again."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _flat(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,11 +13,13 @@ from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
 
+Dims = tuple[Annotated[int, Field(ge=1)], ...]
+
 
 class Section(BaseModel):
-    """A part of the recipe: frozen, and a key it does not know is an error."""
+    """A part of the recipe: frozen, its numbers finite, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TeacherOptions(Section):
@@ -60,9 +62,11 @@ class TrainOptions(Section):
     in_batch: bool = True
     same_tower: bool = True
     mask_duplicates: bool = True
-    dims: tuple[int, ...] = (384, 256, 128)
+    dims: Dims = (384, 256, 128)
     negatives: int = Field(default=1, ge=0, description="hard negatives used of each row")
-    mini_batch: int = Field(default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache")
+    mini_batch: int = Field(
+        default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache"
+    )
     max_length: int = Field(default=256, ge=8, description="tokens")
     bf16: bool | None = Field(default=None, description="default: where the hardware has it")
     report_to: tuple[str, ...] = ()
@@ -73,7 +77,7 @@ class GateOptions(Section):
 
     dev_share: float = Field(default=0.1, gt=0, lt=1, description="share of the seeds held out")
     max_dev: int = Field(default=200, ge=1)
-    alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
     probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
     max_probe_loss: float = Field(default=0.01, ge=0, description="largest loss of nDCG@10 allowed on the probe")
     min_gain: float = Field(default=0.0, ge=0, description="gain on dev that a tuned model must show")
@@ -84,14 +88,14 @@ class EvaluationOptions(Section):
 
     beir: tuple[str, ...] = ()
     base: str = "all-MiniLM-L6-v2"
-    dims: tuple[int, ...] = (384, 256, 128)
+    dims: Dims = (384, 256, 128)
     split: str = "test"
 
 
 class Recipe(Section):
     """A whole run."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     corpus: CorpusOptions = CorpusOptions()
     teacher: TeacherOptions = TeacherOptions()
     fret: FretOptions = FretOptions()
@@ -125,7 +129,10 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequen
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"recipe: {key}: {first['msg']}", _nearest(key)) from error
+        message = first["msg"].removeprefix("Value error, ")
+        unknown = first["type"] == "extra_forbidden"
+        hint = _nearest(key) if unknown else _about_value(first["loc"], first["input"])
+        raise UsageError(f"recipe: {key}: {message}", hint) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -161,6 +168,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
         node[leaf] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
+
+
+def _about_value(place: Sequence[int | str], value: object) -> str:
+    """Say of a known key with a wrong value what it is, or what YAML made of the text."""
+    default: object = Recipe()
+    for part in place:
+        default = getattr(default, str(part), default) if isinstance(default, BaseModel) else default
+    if isinstance(default, BaseModel):
+        return "see recipes/domain.yaml for the section's keys"
+    if isinstance(default, str | None) and not isinstance(value, str):
+        key = ".".join(map(str, place))
+        return f"it was read as {value!r}; quote the text: --set '{key}=\"TEXT\"'"
+    return f"the default is {list(default) if isinstance(default, tuple) else default}"
 
 
 def _nearest(key: str) -> str:

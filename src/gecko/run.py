@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gecko.errors import GeckoError
+from gecko.checks import check_run_folder
 from gecko.recipe import Recipe, dump_recipe
-from gecko.shards import finish_stage, finished, locked, write_json
-from gecko.stages import STAGES, RunContext
+from gecko.shards import atomic, files_under, finish_stage, finished, locked, write_json
+from gecko.stages import STAGES, RunContext, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,17 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
 
     Raises:
         GeckoError: A stage failed on something the user can mend; finished stages stay finished.
+        UsageError: The directory holds files that are not a run's.
     """
+    check_run_folder(out)
     with locked(out):
-        (out / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         context = RunContext(recipe=recipe, out=out)
         context.check()
+        with atomic(out / "recipe.yaml") as temporary:
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
         summary = RunSummary(run=str(out))
         for stage in STAGES:
-            result = _run_stage(stage.name, stage.mark(context), stage.execute, context)
+            result = _run_stage(stage, context)
             summary.stages.append(result)
             state = "unchanged" if result.skipped else f"{result.seconds:.1f} s"
             tell(f"{result.name:<10} {result.rows:>8,} {stage.unit:<12} {state}")
@@ -85,24 +88,20 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         write_json(out / "summary.json", summary.to_json())
         from gecko.report.report import write_report
 
-        try:
-            write_report(out, out / "report.html")
-        except OSError as error:
-            raise GeckoError(f"cannot write the report: {error}", "the model and figures are written") from error
+        write_report(out, out / "report.html")
     return summary
 
 
-def _run_stage(
-    name: str, mark: str, execute: Callable[[RunContext, Path], dict[str, Any]], context: RunContext
-) -> StageResult:
-    folder = context.folder(name)
+def _run_stage(stage: Stage, context: RunContext) -> StageResult:
+    folder, mark = context.folder(stage.name), stage.mark(context)
     facts = finished(folder, mark)
     if facts is not None:
-        return StageResult(name, int(facts.get("rows", 0)), 0.0, skipped=True)
+        return StageResult(stage.name, int(facts.get("rows", 0)), 0.0, skipped=True)
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_stage.json").unlink(missing_ok=True)
-    facts = execute(context, folder)
+    facts = stage.execute(context, folder)
     seconds = round(time.monotonic() - started, 2)
-    finish_stage(folder, mark, seconds=seconds, **facts)
-    return StageResult(name, int(facts.get("rows", 0)), seconds, skipped=False)
+    written = [file for place in (folder, *(context.out / name for name in stage.also)) for file in files_under(place)]
+    finish_stage(folder, mark, written, seconds=seconds, **facts)
+    return StageResult(stage.name, int(facts.get("rows", 0)), seconds, skipped=False)

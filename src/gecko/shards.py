@@ -1,7 +1,8 @@
 """Stage directories on disk: Parquet shards written whole or not at all, and the fingerprint that lets a run resume.
 
 A stage directory holds ``part-00000.parquet`` …, ``quarantine.parquet`` where something was set aside, and, only when
-everything is written, ``_stage.json``. A shard without that file belongs to a stage that was interrupted.
+everything is written, ``_stage.json`` with the sizes of what the stage wrote. A shard without that file belongs to a
+stage that was interrupted. What is being written lies in ``.fresh`` until it is whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -19,13 +22,18 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, UsageError
 from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passage, Quarantined, UnifiedRow
 
 Row = TypeVar("Row", Passage, GeneratedQuery, FretRow, UnifiedRow)
 
 SHARD_ROWS = 10_000
 _DONE = "_stage.json"
+_REJECTS = "quarantine.parquet"
+_FRESH = ".fresh"
+_LOCK = ".lock"
+# Files that a stage writes, and temporary ones that a killed process left.
+_OURS = re.compile(r"(part-\d{5,}|quarantine)\.parquet|\.((part-\d{5,}|quarantine)\.parquet|_stage\.json)\.\d+\.tmp")
 
 
 def fingerprint(*parts: object) -> str:
@@ -49,7 +57,10 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise GeckoError(f"cannot write {path}: {error.strerror or error}", "free space, then run again") from error
+        raise GeckoError(
+            f"cannot write {path}: {error.strerror or error}",
+            "check the free space and the permissions, then run again",
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -104,7 +115,7 @@ class StageWriter:
         if self._pending or not self._shards:
             self._flush()
         if self.quarantined:
-            write_table(self.folder / "quarantine.parquet", self.quarantined, QUARANTINE)
+            write_table(self.folder / _REJECTS, self.quarantined, QUARANTINE)
 
     def _flush(self) -> None:
         write_table(self.folder / f"part-{self._shards:05d}.parquet", self._pending, self.schema)
@@ -113,46 +124,122 @@ class StageWriter:
 
 
 def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
-    """Write all rows of a stage, replacing what an interrupted attempt left. Returns the number of rows."""
-    clear_stage(folder)
-    writer = StageWriter(folder, schema)
-    for row in rows:
-        writer.add(row)
-    writer.close()
+    """Write all rows of a stage; what the folder held before is replaced only when they are all there.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        GeckoError: The rows cannot be made or written. What was set aside until then is in the quarantine.
+    """
+    fresh = folder / _FRESH
+    writer = StageWriter(fresh, schema)
+    try:
+        with _writing(folder):
+            if fresh.exists():
+                shutil.rmtree(fresh)
+            fresh.mkdir(parents=True)
+        for row in rows:
+            writer.add(row)
+        writer.close()
+        with _writing(folder):
+            clear_stage(folder)
+            for path in fresh.iterdir():
+                path.replace(folder / path.name)
+    except GeckoError as error:
+        if writer.quarantined:
+            with suppress(GeckoError):  # of the two errors, the first one counts
+                write_table(folder / _REJECTS, writer.quarantined, QUARANTINE)
+                error.hint = f"{error.hint}; what was set aside is in {folder / _REJECTS}".removeprefix("; ")
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return writer.rows
 
 
 def clear_stage(folder: Path) -> None:
-    """Remove the shards of an earlier or interrupted attempt, the completion mark first.
+    """Remove what an earlier attempt wrote, the completion mark first, and nothing else."""
+    (folder / _DONE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink()
+
+
+def claim_folder(folder: Path, schema: pa.Schema) -> None:
+    """Refuse a folder where a stage's rows would replace, or mix with, what is not a stage of their kind.
 
     Raises:
-        GeckoError: The folder cannot be made or written.
+        UsageError: It is part of a run, or holds files but no shard of this kind.
     """
+    if is_run(folder.resolve().parent):
+        raise UsageError(f"{folder} is part of a run", "choose another --out; gecko run replaces a run's passages")
+    if not folder.is_dir() or (folder / _DONE).exists():
+        return
+    names = {path.name for path in folder.iterdir()} - {_LOCK, _FRESH, _REJECTS}
+    if names and not any(_OURS.fullmatch(name) and _has_schema(folder / name, schema) for name in names):
+        raise UsageError(f"{folder} holds other files, such as {min(names)}", "choose a new folder for --out")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "recipe.yaml").exists() and (folder / _LOCK).exists()
+
+
+def _has_schema(shard: Path, schema: pa.Schema) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _DONE).unlink(missing_ok=True)
-        for shard in folder.glob("*.parquet"):
-            shard.unlink()
-    except OSError as error:
-        raise GeckoError(f"cannot write to {folder}: {error.strerror}", "choose another --out") from error
+        return bool(pq.read_schema(shard).equals(schema))
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
-def finish_stage(folder: Path, mark: str, **facts: object) -> None:
-    """Mark a stage complete with its fingerprint and figures."""
-    write_json(folder / _DONE, {"fingerprint": mark, **facts})
+def finish_stage(folder: Path, mark: str, outputs: Iterable[Path] = (), **facts: object) -> None:
+    """Mark a stage complete with its fingerprint, its figures and the sizes of the files it wrote."""
+    files = {os.path.relpath(path, folder): path.stat().st_size for path in outputs}
+    write_json(folder / _DONE, {"fingerprint": mark, **facts, "files": files})
 
 
 def finished(folder: Path, mark: str) -> dict[str, Any] | None:
-    """The facts of a finished stage, or None when it must run (never done, interrupted, or made from other inputs)."""
+    """The facts of a finished stage, or None when it must run.
+
+    That is when it was never done, was interrupted, was made from other inputs, or a file of it is gone or cut short.
+    """
     facts = read_json(folder / _DONE)
-    return facts if isinstance(facts, dict) and facts.get("fingerprint") == mark else None
+    if not isinstance(facts, dict) or facts.get("fingerprint") != mark:
+        return None
+    files = facts.pop("files", {})
+    return facts if all(_size(folder / name) == size for name, size in files.items()) else None
+
+
+def files_under(path: Path) -> list[Path]:
+    """A file, or all files in a folder, those of hidden ones and the completion mark left out."""
+    if path.is_file():
+        return [path]
+    found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != _DONE)
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def read_rows(folder: Path, build: Callable[[dict[str, Any]], Row]) -> Iterator[Row]:
-    """Stream a stage's rows, one record batch in memory at a time."""
+    """Stream a stage's rows, one record batch in memory at a time.
+
+    Raises:
+        GeckoError: As :func:`read_batches`, or the folder holds rows of another kind.
+    """
     for batch in read_batches(folder):
         for value in batch.to_pylist():
-            yield build(value)
+            try:
+                row = build(value)
+            except (TypeError, KeyError) as error:
+                raise GeckoError(
+                    f"{folder} holds rows of another kind", "name the right folder: passages lie in RUN/passages"
+                ) from error
+            yield row
 
 
 def read_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -163,7 +250,10 @@ def read_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator
     """
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
-        raise GeckoError(f"{folder} holds no Parquet shards", "run the stage that makes it first")
+        torn = (
+            "delete the folder and run again" if (folder / _DONE).exists() else "gecko corpus or gecko run makes them"
+        )
+        raise GeckoError(f"{folder} holds no Parquet shards", torn)
     for shard in shards:
         try:
             yield from pq.ParquetFile(shard).iter_batches(batch_size=4096, columns=columns)
@@ -198,14 +288,21 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         GeckoError: Another process holds it, or the folder cannot be made.
     """
-    try:
+    with _writing(run):
         run.mkdir(parents=True, exist_ok=True)
-        handle = (run / ".lock").open("a")
-    except OSError as error:
-        raise GeckoError(f"cannot write to {run}: {error.strerror}", "choose another --out") from error
+        handle = (run / _LOCK).open("a")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise GeckoError(f"another process is working on {run}", "wait for it, or choose another --out") from error
         yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "check its permissions and the free space, or choose another --out"
+        raise GeckoError(f"cannot write to {folder}: {error.strerror or error}", hint) from error

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gecko.checks import beir_state, check_recipe, keep_apart, model_state
 from gecko.errors import GeckoError
 from gecko.recipe import Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, UnifiedRow, content_id
@@ -39,14 +40,11 @@ class RunContext:
         """Find mistakes that would otherwise show only after the work before them is done and paid for.
 
         Raises:
-            GeckoError: A teacher cannot be opened, or a test set is not there.
+            GeckoError: A source, model or test set is not there, or a teacher cannot be opened.
         """
+        check_recipe(self.recipe)
+        keep_apart(self.out, self.recipe.corpus.sources)
         _ = self.writer, self.ranker
-        for folder in self.recipe.evaluation.beir:
-            if not (Path(folder) / "corpus.jsonl").is_file():
-                raise GeckoError(
-                    f"{folder} is not a BEIR folder", "it should hold corpus.jsonl, queries.jsonl and qrels/"
-                )
 
     def folder(self, name: str) -> Path:
         """Directory of a stage."""
@@ -95,7 +93,10 @@ class RunContext:
 
     def evaluation(self) -> dict[str, Any]:
         """The run's own evaluation, empty where the recipe names no test set."""
-        return read_json(self.out / "evaluation.json") or {}
+        value = read_json(self.out / "evaluation.json") or {}
+        if not isinstance(value, dict):
+            raise GeckoError(f"{self.out / 'evaluation.json'} is damaged", "delete it and run again")
+        return value
 
     def model_path(self) -> Path:
         """Where the shipped model is."""
@@ -111,12 +112,21 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a run."""
+    """One step of a run.
+
+    Attributes:
+        name: Also its folder's.
+        unit: What its rows are.
+        mark: Fingerprint of everything its output depends on.
+        execute: Fills its folder and returns facts.
+        also: Files and folders of the run that it writes beside its own folder.
+    """
 
     name: str
     unit: str
     mark: Callable[[RunContext], str]
     execute: Callable[[RunContext, Path], dict[str, Any]]
+    also: tuple[str, ...] = ()
 
 
 def _marked(name: str, own: Callable[[RunContext], object]) -> Callable[[RunContext], str]:
@@ -254,13 +264,18 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
             split=options.split,
         )
     write_json(context.out / "evaluation.json", report)
-    return {"rows": sum(row["n"] for row in report.get("results", ()) if row["metric"] == "ndcg_at_10")}
+    return {"rows": sum({row["dataset"]: row["n"] for row in report.get("results", ())}.values())}
 
 
 # The version at the end of a mark is raised when the stage's code changes what it writes.
 STAGES: tuple[Stage, ...] = (
-    Stage("passages", "passages", _marked("passages", lambda c: [_source_state(c), 1]), _passages),
-    Stage("miner", "vectors", _marked("miner", lambda c: [c.recipe.fret.miner, 1]), _miner),
+    Stage("passages", "passages", _marked("passages", lambda c: [_source_state(c), 2]), _passages),
+    Stage(
+        "miner",
+        "vectors",
+        _marked("miner", lambda c: [c.recipe.fret.miner, model_state(c.recipe.fret.miner), 1]),
+        _miner,
+    ),
     Stage(
         "queries",
         "queries",
@@ -273,10 +288,33 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "mixture",
         "rows",
-        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, 1]),
+        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, c.recipe.gate.max_dev, 1]),
         _mixture,
     ),
-    Stage("train", "rows", _marked("train", lambda c: [c.recipe.train.model_dump(), c.recipe.seed, 1]), _train),
-    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate),
-    Stage("evaluation", "queries", _marked("evaluation", lambda c: [c.recipe.evaluation.model_dump(), 1]), _evaluation),
+    Stage(
+        "train",
+        "rows",
+        _marked(
+            "train",
+            lambda c: [c.recipe.train.model_dump(), c.recipe.seed, model_state(c.recipe.train.student), 1],
+        ),
+        _train,
+    ),
+    # The student's state is in the mark of train, which the gate reads.
+    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate, ("model",)),
+    Stage(
+        "evaluation",
+        "queries",
+        _marked(
+            "evaluation",
+            lambda c: [
+                c.recipe.evaluation.model_dump(),
+                beir_state(c.recipe.evaluation.beir),
+                model_state(c.recipe.evaluation.base),
+                1,
+            ],
+        ),
+        _evaluation,
+        ("evaluation.json",),
+    ),
 )

@@ -39,11 +39,49 @@ def test_one_piece_keeps_its_id():
     assert chunk_document(Document("a", "t", "short text", "x.txt"), 50, 1)[0].source_id == "a"
 
 
-@pytest.mark.parametrize("text", ["one two three. " * 200, "word " * 900, "para graph\n\n" * 200, "x" * 5000])
+@pytest.mark.parametrize("text", ["one two three. " * 200, "word " * 900, "para graph\n\n" * 200])
 def test_no_piece_is_longer_than_the_limit_and_no_word_is_lost(text):
     pieces = chunk_document(Document("a", "", text, "a.txt"), 64, 8)
     assert all(count_tokens(piece.text) <= 64 + 8 for piece in pieces)
     assert " ".join(piece.text for piece in pieces).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 50_000,
+        "今天天气很好，我们去公园散步。" * 300,
+        "今天天气很好我们去公园散步" * 300,
+        "これは「日本語。」の文章です！" * 300,
+        "词 " * 200 + "很长的一句话没有句号" * 50,
+        "ขอบคุณมากสำหรับความช่วยเหลือ" * 200,
+        "an English line with /" + "a/very/long/path" * 100,
+    ],
+)
+def test_text_without_spaces_is_cut_and_no_character_is_lost_or_added(text):
+    pieces = chunk_document(Document("a", "", text, "a.txt"), 64, 8)
+    assert len(pieces) > 1
+    assert all(count_tokens(piece.text) <= 64 + 8 for piece in pieces)
+    assert all(" " not in piece.text and "\n" not in piece.text for piece in pieces) or " " in text
+    assert "".join("".join(piece.text.split()) for piece in pieces) == "".join(text.split())
+
+
+def test_a_full_width_stop_ends_a_piece_with_its_quote():
+    pieces = chunk_document(Document("a", "", "他说：「今天天气很好。」" * 40, "a.txt"), 64, 8)
+    assert all(piece.text.endswith("。」") for piece in pieces)
+
+
+def test_tokens_are_counted_by_script():
+    assert count_tokens("Ordinary words, counted as before. " * 10) == round(70 * 1.3)
+    assert count_tokens("今天天气很好，") == 7
+    assert count_tokens("f" * 64) == 1
+    assert count_tokens("f" * 400) == 130
+
+
+def test_a_rule_of_dashes_stays_with_its_table():
+    text = f"head line of it\n|{'-' * 300}|\nrow of the table"
+    pieces = chunk_document(Document("a", "", text, "a.txt"), 64, 8)
+    assert sum("-" in piece.text for piece in pieces) == 1
 
 
 def test_a_short_tail_joins_its_neighbour():
@@ -84,6 +122,15 @@ def test_near_duplicates_can_be_kept():
     assert seen.admit(passage("c", text + " extra")) is None
 
 
+@pytest.mark.parametrize("threshold", [0.95, 0.99, 0.9999, 1])
+def test_every_threshold_up_to_one_is_allowed(threshold):
+    seen = Deduplicator(threshold)
+    text = " ".join(f"word{i}" for i in range(60))
+    assert seen.admit(passage("a", text)) is None
+    assert seen.admit(passage("b", text)) == "exact duplicate of a"
+    assert seen.admit(passage("c", " ".join(f"word{i}" for i in range(30, 90)))) is None
+
+
 def test_languages():
     assert detect("The quick brown fox jumps over the lazy dog near the river") == "en"
     assert detect("Die Zugspitze ist mit 2962 Metern der höchste Berg Deutschlands") == "de"
@@ -107,6 +154,17 @@ def test_one_passage_is_not_a_corpus(tmp_path):
     with pytest.raises(GeckoError, match="1 usable passage") as caught:
         list(build_passages(CorpusOptions(sources=(str(tmp_path),))))
     assert "two" in caught.value.hint
+
+
+def test_what_was_set_aside_most_is_named(tmp_path):
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": str(number)}) for number in range(5)))
+    with pytest.raises(GeckoError, match=r"0 usable passages \(5 set aside, most often: no letters in the text\)"):
+        list(build_passages(CorpusOptions(sources=(str(tmp_path),))))
+
+
+def test_a_missing_source_is_found_before_the_first_passage_is_asked_for(tmp_path):
+    with pytest.raises(GeckoError, match="no file at"):
+        build_passages(CorpusOptions(sources=("stdlib:", str(tmp_path / "no"))))
 
 
 def test_limit_stops_early(tmp_path):

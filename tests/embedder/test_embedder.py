@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gecko.embedder import embedder as embedder_module
-from gecko.embedder.embedder import PACKAGED_MODEL, Embedder, cut, load_model, resolve_model, save_model
+from gecko.embedder.embedder import PACKAGED_MODEL, Embedder, cut, lasting_name, load_model, resolve_model, save_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts
 
@@ -131,8 +132,9 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path: Path) -
     with pytest.raises(GeckoError, match="cannot load the model") as caught:
         load_model(str(tmp_path))
     assert "\n" not in caught.value.message
-    with pytest.raises(GeckoError, match="cannot load the model"):
+    with pytest.raises(GeckoError, match="cannot load the model") as caught:
         load_model("owner/no-such-model")  # offline
+    assert "the Hub gave no answer" in caught.value.hint
 
 
 def test_a_saved_model_is_read_by_old_and_new_readers(tiny_model: str, tmp_path: Path) -> None:
@@ -193,3 +195,83 @@ def test_the_packaged_model_loads(tmp_path: Path) -> None:
     assert (embedder.full_dim, embedder.format) == (384, "plain")
     cat, kitten, law = embedder.encode(["a cat", "a kitten", "tax law"])
     assert cat @ kitten > cat @ law + 0.2
+
+
+def test_a_name_that_cannot_be_a_hub_id_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mymodel").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, hint in (("mymodle", "mymodel"), ("all-minilm-L6-v2", PACKAGED_MODEL), ("runs/a/model", "owner/name")):
+        with pytest.raises(GeckoError, match="no model directory at") as caught:
+            resolve_model(name)
+        assert hint in caught.value.hint
+
+
+def test_a_hub_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    import sentence_transformers
+
+    asked: list[object] = []
+
+    def away(_api: object, _name: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise ConnectionError
+
+    def load(_name: str, **options: object) -> None:
+        asked.append(options["local_files_only"])
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", away)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", load)
+    with pytest.raises(GeckoError, match="not in the cache"):
+        load_model("owner/name")
+    assert asked == [10, True]
+
+
+def test_a_model_without_its_tokenizer_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    # What is left says which class it is; transformers would make an empty tokenizer of it.
+    config = tmp_path / "m" / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(GeckoError, match="holds no tokenizer") as caught:
+        load_model(str(tmp_path / "m"))
+    assert "tokenizer.json" in caught.value.hint
+    config.unlink()
+    with pytest.raises(GeckoError, match="holds no tokenizer"):
+        resolve_model(str(tmp_path / "m"))
+
+
+def test_the_tokenizer_is_looked_for_where_the_model_keeps_it(tiny_model: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+
+    model = load_model(tiny_model, device="cpu")
+    static = SentenceTransformer(modules=[StaticEmbedding(model.tokenizer._tokenizer, embedding_dim=8)], device="cpu")
+    static.save_pretrained(str(tmp_path / "static"), create_model_card=False)
+    assert load_model(str(tmp_path / "static"), device="cpu").get_embedding_dimension() == 8
+    nested = tmp_path / "nested"
+    shutil.copytree(tiny_model, nested / "0_Transformer")
+    shutil.move(nested / "0_Transformer" / "modules.json", nested / "modules.json")
+    modules = json.loads((nested / "modules.json").read_text())
+    (nested / "modules.json").write_text(json.dumps([{**modules[0], "path": "0_Transformer"}]))
+    assert resolve_model(str(nested)) == str(nested)
+    (nested / "modules.json").write_text("[1")
+    assert resolve_model(str(nested)) == str(nested)  # loading says what is wrong
+
+
+def test_a_fingerprint_is_of_weights_and_prompts(tiny_model: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    first, copy = Embedder(tiny_model), Embedder(str(tmp_path / "copy"))
+    assert first.fingerprint == copy.fingerprint
+    assert prepared(tiny_model, {"query": "query: "}).fingerprint != first.fingerprint
+    other = load_model(tiny_model, device="cpu")
+    next(other.parameters()).data[0, 0] += 1
+    assert Embedder(other).fingerprint != first.fingerprint
+
+
+def test_a_lasting_name_holds_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", PACKAGED_MODEL):
+        (tmp_path / name).mkdir()
+    names = [lasting_name(name) for name in ("mine", PACKAGED_MODEL, "owner/name")]
+    assert names == [str(tmp_path / "mine"), PACKAGED_MODEL, "owner/name"]

@@ -81,6 +81,10 @@ def test_other_split_reads_its_own_queries(tmp_path):
         ("queries.jsonl", '\n{"text": "b"}\n', r"queries.jsonl, line 2: no _id"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\thigh\n", r"test.tsv, line 2: the score 'high'"),
         ("qrels/test.tsv", "q1\td1\n", r"line 1: expected 3 columns"),
+        ("qrels/test.tsv", "q1\td1\t0.5\n", r"line 1: the score '0.5' is not a whole number"),
+        ("qrels/test.tsv", "q1\td1\tinf\n", r"line 1: the score 'inf'"),
+        ("queries.jsonl", "[" * 100_000 + "\n", r"queries.jsonl, line 1: not JSON"),
+        ("queries.jsonl", "9" * 5000 + "\n", r"queries.jsonl, line 1: not JSON"),
         ("qrels/test.tsv", None, r"test.tsv: no such file"),
     ],
 )
@@ -151,3 +155,22 @@ def test_bm25_gives_the_published_figure_on_scifact():
     judged = [{position[d]: g for d, g in grades.items()} for grades in data.qrels.values()]
     ranking, _ = Bm25(data.titles, data.texts).search(list(data.queries.values()), 10)
     assert ndcg_at_k(ranking, judged).mean() == pytest.approx(0.6804, abs=5e-4)
+
+
+def test_half_characters_are_cleaned_and_whole_grades_read(tmp_path):
+    folder = write_set(tmp_path / "set", extra_qrels="x\td1\t2.0\n")
+    with (folder / "queries.jsonl").open("a") as queries:
+        queries.write(json.dumps({"_id": "x", "text": "a \ud800river"}) + "\n")
+    data = load_beir(folder)
+    assert (data.queries["x"], data.qrels["x"]) == ("a river", {"d1": 2})
+
+
+def test_bm25_says_nothing(capfd):
+    logging.getLogger("bm25s").setLevel(logging.DEBUG)  # as importing it does
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        Bm25(["a"], ["copper"])
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capfd.readouterr().err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from gecko.errors import GeckoError
 from gecko.fret import store as store_module
+from gecko.fret.generate import sample_seeds
 from gecko.fret.store import PassageTable, encode_corpus
 from gecko.records import PASSAGES, Passage
 from gecko.shards import StageWriter, write_stage
@@ -89,3 +91,30 @@ def test_a_full_disk_leaves_no_vectors(table: PassageTable, tmp_path: Path, monk
     with pytest.raises(GeckoError, match="No space left"):
         encode_corpus(table, Fake(fail_after=1), tmp_path / "out" / "vectors.npy")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "no file", "other corpus", "flat"])
+def test_damaged_vectors_are_an_error_with_a_way_out(table: PassageTable, tmp_path: Path, damage: str) -> None:
+    vectors = tmp_path / "miner" / "vectors.npy"
+    encode_corpus(table, Fake(), vectors)
+    if damage == "cut":
+        vectors.write_bytes(vectors.read_bytes()[:-20])
+    elif damage == "header":
+        vectors.write_bytes(vectors.read_bytes()[:9])
+    elif damage == "no file":
+        vectors.unlink()
+    else:
+        np.save(vectors, np.zeros((4, 3) if damage == "other corpus" else 11, np.float32))
+    with pytest.raises(GeckoError, match=r"vectors\.npy") as caught:
+        PassageTable(tmp_path / "passages", vectors)
+    assert f"delete {vectors.parent}" in caught.value.hint
+
+
+def test_replies_for_another_corpus_are_counted(table: PassageTable, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert len(sample_seeds(table, 9, {"s1", "s2"}, 0)) == 2
+        assert caplog.text == ""
+        assert [seed.source_id for seed in sample_seeds(table, 9, {"s1", "gone", "s"}, 0)] == ["s1"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 3 recorded replies are for passages of this corpus; the other 2 are left out"
+    ]

@@ -88,6 +88,9 @@ def test_any_part_may_be_missing(run_directory, tmp_path, part):
 
 def test_empty_run_and_broken_parts(run_directory, tmp_path):
     (tmp_path / "empty").mkdir()
+    with pytest.raises(GeckoError, match="nothing of a run"):
+        write_report(tmp_path / "empty", tmp_path / "empty")
+    (tmp_path / "empty" / "gate").mkdir()
     page = write_report(tmp_path / "empty", tmp_path / "empty").read_text()
     assert (tmp_path / "empty" / "report.html").exists()
     assert "Not measured" in page and page.count("not in this run") == 7

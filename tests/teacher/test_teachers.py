@@ -371,6 +371,8 @@ def test_scores_of_a_statistical_teacher_are_not_replayed_for_another_corpus(tmp
         ({"seed_id": "a", "query": "q", "candidates": ["a"], "grades": [4], "order": ["a"]}, "outside 0 to 3"),
         ({"seed_id": "a", "query": "q", "candidates": ["a"], "grades": [1, 2], "order": ["a"]}, "differ in number"),
         ({"seed_id": "a", "query": "q", "candidates": ["a"], "grades": [1], "order": ["b"]}, "did not grade"),
+        ({"seed_id": "a", "query": None, "candidates": [], "grades": [], "order": []}, "query that is not text"),
+        ({"seed_id": None, "query": "q", "candidates": [], "grades": [], "order": []}, "seed_id None"),
     ],
 )
 def test_damaged_rankings_are_named(recordings, line, fault):
@@ -404,3 +406,73 @@ def test_another_process_writes_and_scores_the_same(tmp_path):
         for seed in ("1", "2", "3")
     }
     assert len(outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ({"id": "a", "task": "t", "query": None}, "query that is not text"),
+        ({"id": "a", "task": ["t"], "query": "q"}, "task that is not text"),
+        ({"id": "a", "skip": True}, "skip that is not text"),
+        ({"id": "a", "skip": None}, "lacks task, query or skip"),
+        ({"id": None, "skip": "s"}, "id None"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_replies_of_the_wrong_type_are_named(recordings, line, fault):
+    text = line if isinstance(line, str) else json.dumps(line)
+    (recordings.folder / "generations.jsonl").write_text(text)
+    with pytest.raises(GeckoError, match=f"line 1 .*{fault}"):
+        RecordedTeacher(recordings.folder)
+
+
+def test_a_byte_order_mark_and_half_characters_do_no_harm(recordings):
+    ranking = {"seed_id": "a", "query": "q\ud800  r", "candidates": ["a"], "grades": [2], "order": ["a"]}
+    replies = [{"id": "a", "task": "t", "query": "q\ud800  r", "skip": None}, {"id": "b", "skip": "s\udfff"}]
+    recordings.write(replies, [ranking])
+    for file in recordings.folder.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    teacher = RecordedTeacher(recordings.folder)
+    teacher.prepare(PASSAGES)
+    first, second, _ = teacher.write(PASSAGES)
+    assert (first.query.split(), first.skip, second.skip) == (["q", "r"], None, "s")
+    (first.raw + second.raw).encode()
+    assert teacher.rank(query(PASSAGES[0], "q r"), PASSAGES[:1]).rc == (2.0,)
+
+
+def test_a_file_for_a_folder_and_a_folder_for_a_file(recordings):
+    recordings.write([{"id": "a", "skip": "s"}])
+    with pytest.raises(GeckoError, match="is a file, not a folder"):
+        RecordedTeacher(recordings.folder / "generations.jsonl")
+    (recordings.folder / "rankings.jsonl").mkdir()
+    with pytest.raises(GeckoError, match=r"rankings\.jsonl is a folder"):
+        RecordedTeacher(recordings.folder)
+
+
+@pytest.mark.parametrize("reply", ["{broken", "{}", "[]", "7", '{"task": 1, "query": null}', '{"ql": [1], "rc": [1]}'])
+def test_a_reply_of_no_use_is_asked_for_again_and_replaced(tmp_path, reply):
+    ledger = Ledger(tmp_path / "l.sqlite")
+    teacher = LedgeredTeacher(OfflineTeacher(), ledger)
+    teacher.prepare(PASSAGES)
+
+    def ask():
+        return teacher.write(PASSAGES[:1]), teacher.rank(query(PASSAGES[0], "runspace"), PASSAGES, [0.5, 0.1, 0.1])
+
+    answers = ask()
+    ledger._db.execute("UPDATE teacher_calls SET reply = ?", (reply,))
+    assert ask() == answers
+    assert (teacher.calls_made, teacher.calls_replayed) == (4, 0)
+    assert ask() == answers
+    assert (teacher.calls_made, teacher.calls_replayed) == (4, 2)
+
+
+def test_damaged_pages_are_told_with_a_way_out(tmp_path):
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.put_many([Call(str(i), "write", {}, {"query": "q" * 500}) for i in range(200)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:16384] + b"\xff" * (len(whole) - 16384))
+    with Ledger(path) as ledger, pytest.raises(GeckoError, match="cannot use the ledger") as caught:
+        for i in range(200):
+            ledger.get(str(i))
+    assert "move it aside" in caught.value.hint

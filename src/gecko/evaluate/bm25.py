@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -25,6 +26,8 @@ class Bm25:
         import bm25s
         import Stemmer
 
+        # bm25s sets its own logger to DEBUG, which tells a user of every index that is built.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._tokenize = partial(
             bm25s.tokenize,
             token_pattern=WORD_PATTERN,

@@ -32,11 +32,11 @@ class Embedder(Protocol):
     path: str
     dim: int
 
-    def encode_queries(self, queries: list[str], task: str | None = None) -> np.ndarray:
-        """Return unit vectors (n, dim) float32."""
+    def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
+        """Return unit vectors (n, dim) float32 of queries, of one task or of one each."""
         ...
 
-    def encode_passages(self, passages: list[tuple[str, str]]) -> np.ndarray:
+    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Return unit vectors (n, dim) float32 of (title, text) pairs."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,8 @@ from gecko.errors import GeckoError
 from gecko.fret.store import PassageTable
 from gecko.records import GeneratedQuery, Passage, Quarantined
 from gecko.teacher.protocol import Teacher
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 64
 
@@ -30,10 +33,18 @@ def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, se
     else:
         found = (table.position_of_source(source_id) for source_id in sorted(available))
         positions = sorted(position for position in found if position is not None)
+        unknown = len(available) - len(positions)
         if not positions:
             raise GeckoError(
                 "the recorded replies belong to another corpus: none of their ids is a passage here",
                 "record replies for this corpus, or use --set teacher.spec=offline",
+            )
+        if unknown:
+            logger.warning(
+                "%d of %d recorded replies are for passages of this corpus; the other %d are left out",
+                len(positions),
+                len(available),
+                unknown,
             )
     drawn = random.Random(seed).sample(positions, min(limit, len(positions)))  # noqa: S311
     return [table.at(position) for position in sorted(drawn)]

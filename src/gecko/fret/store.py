@@ -23,6 +23,9 @@ class PassageTable:
     Attributes:
         ids: Passage ids in corpus order.
         vectors: The miner's unit vectors, (n, d) float32, in the same order; None before they are made.
+
+    Raises:
+        GeckoError: The corpus or the file of vectors is missing or damaged, or they do not belong together.
     """
 
     def __init__(self, folder: Path, vectors: Path | None = None) -> None:
@@ -32,7 +35,7 @@ class PassageTable:
         self._by_source = {
             source_id: index for index, source_id in enumerate(self._table.column("source_id").to_pylist())
         }
-        self.vectors: Any = None if vectors is None else np.load(vectors, mmap_mode="r")
+        self.vectors: Any = None if vectors is None else _map_vectors(vectors, len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,6 +67,17 @@ class PassageTable:
     def position_of_source(self, source_id: str) -> int | None:
         """Corpus position of the passage with this id in the input, None where there is none."""
         return self._by_source.get(source_id)
+
+
+def _map_vectors(path: Path, rows: int) -> np.ndarray:
+    hint = f"delete {path.parent} and run again: the vectors are made anew"
+    try:
+        vectors = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise GeckoError(f"{path} is damaged or missing", hint) from error
+    if vectors.ndim != 2 or len(vectors) != rows:
+        raise GeckoError(f"{path} holds vectors of shape {vectors.shape} for {rows} passages", hint)
+    return vectors
 
 
 def encode_corpus(table: PassageTable, embedder: Embedder, out: Path) -> None:

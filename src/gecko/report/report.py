@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, UsageError
 from gecko.report import gather
 from gecko.report.pictures import (
     evaluation_part,
@@ -21,10 +21,14 @@ from gecko.report.pictures import (
     training_part,
 )
 from gecko.report.verdict import verdict
+from gecko.shards import atomic
 
 logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
+
+_TITLE = "· gecko report</title>"
+_PARTS = ("recipe.yaml", "summary.json", "evaluation.json", "passages", "fret", "train", "gate")
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -38,21 +42,28 @@ def write_report(run: Path, out: Path) -> Path:
         The file written.
 
     Raises:
-        GeckoError: The run directory does not exist, or the page cannot be written.
+        GeckoError: The run directory does not exist or is empty of all a run writes, or the page cannot be written.
+        UsageError: The file exists and is not a report.
     """
     run, out = Path(run), Path(out)
     if not run.is_dir():
         raise GeckoError(f"{run}: no such run directory", "Give the folder that `gecko run --out` wrote.")
     if out.is_dir():
         out = out / "report.html"
+    if not any((run / name).exists() for name in _PARTS):
+        raise GeckoError(f"{run}: nothing of a run is in it", "Give the folder that `gecko run --out` wrote.")
+    if out.exists() and not _is_report(out):
+        raise UsageError(f"{out} exists and is not a report", "Choose another --out, or move it away.")
     page = render(run)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise GeckoError(f"{out}: cannot be written ({error.strerror})", "Choose another --out.") from None
+    with atomic(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     logger.info("report: %s (%.1f KB)", out, out.stat().st_size / 1000)
     return out
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return _TITLE.encode() in handle.read(4096)
 
 
 def render(run: Path) -> str:

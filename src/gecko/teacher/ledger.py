@@ -12,11 +12,12 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from gecko.errors import GeckoError
 from gecko.records import GeneratedQuery, Passage
@@ -44,6 +45,8 @@ _INSERT = (
     " (key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _WAIT_SECONDS = 60
+
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,12 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GeckoError(f"cannot make the folder of the ledger {path}: {error}", "choose another --out") from error
+        with self._telling():
             # connect's timeout is SQLite's busy_timeout: another process's commit is waited for.
             self._db = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -86,10 +93,6 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=NORMAL")
             for statement in _SCHEMA:
                 self._db.execute(statement)
-        except (sqlite3.Error, OSError) as error:
-            raise GeckoError(
-                f"cannot open the ledger {path}: {error}", "is the disk full, or the file damaged?"
-            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -100,9 +103,21 @@ class Ledger:
         self.close()
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The reply of the finished call with this key, or None."""
-        row = self._db.execute("SELECT reply FROM teacher_calls WHERE key = ? AND error = ''", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """The reply of the finished call with this key, or None; a reply that is not JSON counts as not held."""
+        with self._telling():
+            row = self._db.execute("SELECT reply FROM teacher_calls WHERE key = ? AND error = ''", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return json.loads(row[0])  # type: ignore[no-any-return]
+        except (TypeError, ValueError, RecursionError):
+            self.reject(key)
+            return None
+
+    def reject(self, key: str) -> None:
+        """Turn a finished call whose reply is of no use into a failed one, so that the next reply takes its place."""
+        with self._telling():
+            self._db.execute("UPDATE teacher_calls SET error = 'unreadable reply' WHERE key = ? AND error = ''", (key,))
 
     def put(
         self,
@@ -139,16 +154,10 @@ class Ledger:
             )
             for c in calls
         ]
-        try:
+        with self._telling():
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(_INSERT, rows)
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise GeckoError(
-                f"cannot write the ledger: {error}", "free space, then run again: nothing is lost"
-            ) from error
 
     def stats(self) -> dict[str, float]:
         """Totals: finished calls, failed, input_tokens, output_tokens, usd, seconds."""
@@ -156,13 +165,28 @@ class Ledger:
             "SELECT SUM(error = ''), SUM(error != ''), SUM(input_tokens), SUM(output_tokens), SUM(usd), SUM(seconds)"
             " FROM teacher_calls"
         )
-        row = self._db.execute(query).fetchone()
+        with self._telling():
+            row = self._db.execute(query).fetchone()
         names = ("calls", "failed", "input_tokens", "output_tokens", "usd", "seconds")
         return {name: value or 0 for name, value in zip(names, row, strict=True)}
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Undo the transaction that fails, and say what the user can do about it."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if (db := getattr(self, "_db", None)) is not None and db.in_transaction:
+                db.execute("ROLLBACK")
+            # An OperationalError is the machine's (disk full, locked); any other error of the database is the file's.
+            hint = "check the free space and the permissions, then run again: nothing is lost"
+            if not isinstance(error, sqlite3.OperationalError):
+                hint = "the file is damaged: move it aside and run again, its calls are then made anew"
+            raise GeckoError(f"cannot use the ledger {self._path}: {error}", hint) from error
 
 
 class LedgeredTeacher:
@@ -197,9 +221,9 @@ class LedgeredTeacher:
         keys = [self._key("write", s.passage_id, s.source_id, s.title, s.text, s.lang) for s in seeds]
         known: dict[str, Generation] = {}
         for key in keys:
-            kept = self._ledger.get(key)
+            kept = self._held(key, _generation)
             if kept is not None:
-                known[key] = Generation(**kept)
+                known[key] = kept
         missing = [(key, seed) for key, seed in zip(keys, seeds, strict=True) if key not in known]
         self.calls_replayed += len(keys) - len(missing)
         if missing:
@@ -222,10 +246,10 @@ class LedgeredTeacher:
         """Rank unless the ledger holds this query with these candidates."""
         ids = [candidate.passage_id for candidate in candidates]
         key = self._key("rank", query.seed_id, query.task, query.query, ids, *self._surroundings(miner_scores))
-        reply = self._ledger.get(key)
-        if reply is not None:
+        kept = self._held(key, lambda reply: _scores(reply, len(candidates)))
+        if kept is not None:
             self.calls_replayed += 1
-            return Scores(**{**reply, "ql": tuple(reply["ql"]), "rc": tuple(reply["rc"])})
+            return kept
         started = time.monotonic()
         scores = self._teacher.rank(query, candidates, miner_scores)
         seconds = time.monotonic() - started
@@ -235,6 +259,17 @@ class LedgeredTeacher:
         self._ledger.put_many([Call(key, "rank", request, asdict(scores), *tokens, seconds=seconds)])
         return scores
 
+    def _held(self, key: str, build: Callable[[dict[str, Any]], Reply]) -> Reply | None:
+        """What the ledger holds under a key, or None; a reply that cannot be one counts as not held."""
+        reply = self._ledger.get(key)
+        if reply is None:
+            return None
+        try:
+            return build(reply)
+        except (TypeError, KeyError, ValueError):
+            self._ledger.reject(key)
+            return None
+
     def _surroundings(self, miner_scores: Sequence[float] | None) -> list[object]:
         """What else the scores depend on: corpus and cosines for a statistical teacher, nothing for others."""
         if not isinstance(self._teacher, DependsOnCorpus):
@@ -243,3 +278,17 @@ class LedgeredTeacher:
 
     def _key(self, kind: str, *parts: object) -> str:
         return call_key(kind, self.name, self.fingerprint, self.prompt_version, *parts)
+
+
+def _generation(reply: dict[str, Any]) -> Generation:
+    generation = Generation(**reply)
+    if not (isinstance(generation.task, str) and isinstance(generation.query, str)):
+        raise TypeError("task and query must be text")
+    return generation
+
+
+def _scores(reply: dict[str, Any], candidates: int) -> Scores:
+    scores = Scores(**{**reply, "ql": tuple(reply["ql"]), "rc": tuple(reply["rc"])})
+    if not len(scores.ql) == len(scores.rc) == candidates:
+        raise ValueError("one score a candidate is needed")
+    return scores

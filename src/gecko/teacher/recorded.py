@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gecko.corpus.decode import clean
 from gecko.errors import GeckoError
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
@@ -35,11 +36,11 @@ class RecordedTeacher:
     def __init__(self, folder: Path) -> None:
         generations = folder / "generations.jsonl"
         if not generations.is_file():
-            what = (
-                f"no recorded replies in {folder}"
-                if folder.is_dir()
-                else f"no recorded replies: {folder} does not exist"
-            )
+            what = f"no recorded replies: {folder} does not exist"
+            if folder.is_dir():
+                what = f"no recorded replies in {folder}"
+            elif folder.exists():
+                what = f"no recorded replies: {folder} is a file, not a folder"
             raise GeckoError(what, "recorded:DIR needs DIR/generations.jsonl")
         self.name = f"recorded:{folder.resolve().name}"
         self.rung = RUNG
@@ -47,14 +48,18 @@ class RecordedTeacher:
         self._replies = {str(line["id"]): _generation(line) for line in _lines(generations, ("id",))}
         self._rankings: dict[tuple[str, str], dict[str, Any]] = {}
         rankings = folder / "rankings.jsonl"
+        if rankings.is_dir():
+            raise GeckoError(f"{rankings} is a folder, not a file", "remove it, or put the recorded rankings there")
         if rankings.is_file():
             for line in _lines(rankings, ("seed_id", "query", "candidates", "grades", "order")):
-                self._rankings[str(line["seed_id"]), str(line["query"])] = line
+                self._rankings[str(line["seed_id"]), _one_line(line["query"])] = line
         files = [path for path in (generations, rankings) if path.is_file()]
         self.fingerprint = content_id(*(path.read_text(encoding="utf-8") for path in files))
         prompts = sorted(folder.glob("PROMPT_*.md"))
         self.prompt_version = (
-            content_id(*(path.read_text(encoding="utf-8") for path in prompts)) if prompts else "recorded"
+            content_id(*(path.read_text(encoding="utf-8", errors="replace") for path in prompts))
+            if prompts
+            else "recorded"
         )
         self._source_of: dict[str, str] = {}
 
@@ -76,7 +81,7 @@ class RecordedTeacher:
     ) -> Scores:
         """Replay the grades and the order recorded for this query; None for a candidate that was not shown."""
         unknown = (None,) * len(candidates)
-        ranking = self._rankings.get((self._source_of.get(query.seed_id, query.seed_id), query.query))
+        ranking = self._rankings.get((self._source_of.get(query.seed_id, query.seed_id), _one_line(query.query)))
         if ranking is None:
             return Scores(ql=unknown, rc=unknown, rung="none", note="no ranking recorded")
         grades = dict(zip(map(str, ranking["candidates"]), ranking["grades"], strict=True))
@@ -89,20 +94,26 @@ class RecordedTeacher:
 
 
 def _generation(line: dict[str, Any]) -> Generation:
-    raw = json.dumps(line, ensure_ascii=False)
-    if "skip" in line:
-        return Generation(task="", query="", skip=str(line["skip"]), raw=raw)
-    return Generation(task=str(line.get("task", "")), query=str(line.get("query", "")), raw=raw)
+    raw = clean(json.dumps(line, ensure_ascii=False))
+    if line.get("skip") is not None:
+        return Generation(task="", query="", skip=clean(line["skip"]), raw=raw)
+    return Generation(task=clean(line["task"]), query=clean(line["query"]), raw=raw)
+
+
+def _one_line(query: str) -> str:
+    """The query as step 1 writes it into a row, so that its ranking is found again."""
+    return " ".join(clean(query).split())
 
 
 def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with path.open("rb") as handle:
         for number, raw in enumerate(handle, start=1):
-            if not raw.strip():
-                continue
             try:
-                line = json.loads(raw.decode("utf-8"))
-            except ValueError as error:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                line = json.loads(text)
+            except (ValueError, RecursionError) as error:
                 raise GeckoError(f"{path} line {number} is not JSON", "mend or remove the line") from error
             fault = _fault(line, needed)
             if fault:
@@ -117,8 +128,15 @@ def _fault(line: Any, needed: tuple[str, ...]) -> str:  # noqa: ANN401
     lacking = [key for key in needed if key not in line]
     if lacking:
         return f"lacks {', '.join(lacking)}"
+    if not isinstance(line[needed[0]], str | int):
+        return f"has the {needed[0]} {line[needed[0]]!r}, which is no name"
     if "grades" not in needed:
-        return "" if "skip" in line or ("task" in line and "query" in line) else "lacks task, query or skip"
+        said = ("task", "query") if line.get("skip") is None else ("skip",)
+        if not all(key in line for key in said):
+            return "lacks task, query or skip"
+        return next((f"has a {key} that is not text" for key in said if not isinstance(line[key], str)), "")
+    if not isinstance(line["query"], str):
+        return "has a query that is not text"
     if not all(isinstance(line[key], list) for key in ("candidates", "grades", "order")):
         return "has candidates, grades or order that are no lists"
     if len(line["grades"]) != len(line["candidates"]):

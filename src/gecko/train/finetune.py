@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gecko.embedder.embedder import has_fast_bf16, load_model, save_model
+from gecko.embedder.embedder import Embedder, has_fast_bf16, load_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts, render_query
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.shards import fingerprint, read_json, write_json
+from gecko.train.save import is_write_error, reason, save_whole
 
 _WHOLE = "whole"
 
@@ -33,7 +34,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps"}``.
 
     Raises:
-        GeckoError: There are fewer rows than a batch needs.
+        GeckoError: There are fewer rows than a batch needs, or the disk or the memory is full.
     """
     if len(rows) < 2:
         raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
@@ -70,13 +71,14 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     trainer.remove_callback(_progress_printer())
     trainer.add_callback(_whole_checkpoint_marker())
     started = time.monotonic()
-    _keep_own_checkpoints(checkpoints, fingerprint(options.model_dump(), seed, [row.row_id for row in rows]))
+    mark = fingerprint(options.model_dump(), Embedder(model).fingerprint, seed, [row.row_id for row in rows])
+    _keep_own_checkpoints(checkpoints, mark)
     last = _last_whole_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    _train(trainer, last)
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
     model.prompts = {**model_prompts(options.text_format)}
-    save_model(model, out)
+    save_whole(model, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     curve = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
@@ -86,8 +88,25 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     return {"loss": curve, "rows": len(rows), "seconds": round(seconds, 1), "steps": trainer.state.global_step}
 
 
+def _train(trainer: Any, checkpoint: Path | None) -> None:  # noqa: ANN401
+    """Train, from a checkpoint where there is one; what the machine lacks is said in a line."""
+    import torch
+
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except torch.OutOfMemoryError as error:
+        raise GeckoError(f"training: {reason(error)}", "lower train.mini_batch or train.max_length") from error
+    except Exception as error:
+        if not is_write_error(error):
+            raise
+        raise GeckoError(
+            f"training stopped: {reason(error)}",
+            "free space where the disk is full, then run again: it goes on from its last checkpoint",
+        ) from error
+
+
 def _keep_own_checkpoints(folder: Path, mark: str) -> None:
-    """Throw away the checkpoints of a training with other settings or rows: to go on from them would mix the two."""
+    """Throw away the checkpoints of another training (student, settings, rows): to go on would mix the two."""
     owner = folder / "training.json"
     if read_json(owner) != mark:
         shutil.rmtree(folder, ignore_errors=True)

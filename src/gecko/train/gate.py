@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gecko.embedder.embedder import Embedder, load_model, save_model
+from gecko.embedder.embedder import Embedder, load_model
 from gecko.embedder.known import KnownPassages
+from gecko.errors import GeckoError
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.evaluate.retrieval import ndcg_at_k, top_k
 from gecko.fret.store import PassageTable
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import FretRow
+from gecko.train.save import save_whole
 from gecko.train.soup import interpolate
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,10 @@ class DevSet:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one blend scored: nDCG@10 on dev and probe, the gain on dev with its 95 % interval, and the verdict."""
+    """What one blend scored: nDCG@10 on dev and probe, the gain on dev with its 95 % interval, and the verdict.
+
+    A blend of a training that diverged finds nothing: it scores 0, and ``reason`` says why.
+    """
 
     alpha: float
     dev: float
@@ -53,6 +56,7 @@ class Trial:
     dev_ci95: tuple[float, float]
     probe_gain: float | None
     allowed: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,11 @@ def load_probe() -> DevSet:
 
 
 def choose(
-    base: Embedder | KnownPassages, blend: Callable[[float], Embedder], dev: DevSet, probe: DevSet | None, options: GateOptions
+    base: Embedder | KnownPassages,
+    blend: Callable[[float], Embedder],
+    dev: DevSet,
+    probe: DevSet | None,
+    options: GateOptions,
 ) -> GateVerdict:
     """Choose the blend with the best dev score among those that keep the probe.
 
@@ -97,12 +105,17 @@ def choose(
         dev: Held-out FRet queries.
         probe: The forgetting probe, or None to judge by dev alone.
         options: The recipe's ``gate`` section.
+
+    Raises:
+        GeckoError: The base's vectors are not numbers.
     """
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
     base_dev = _score(base, dev)
     base_probe = None if probe is None else _score(base, probe)
+    if not np.isfinite(base_dev).all() or not (base_probe is None or np.isfinite(base_probe).all()):
+        raise GeckoError(f"{base.path}: its vectors are not numbers", "choose another train.student")
     trials = [_baseline(base_dev, base_probe)]
     best = trials[0]
     for alpha in sorted(options.alphas, reverse=True):
@@ -126,7 +139,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
         store: The corpus.
         recipe: The run's recipe.
         tuned: Directory of the fine-tuned model.
-        out: Where the chosen model goes: base, tuned or a blend.
+        out: Where the chosen model goes: base, tuned or a blend. The one that is there is replaced by a whole one.
     """
     base = Embedder(recipe.train.student)
     tuned_model = load_model(str(tuned))
@@ -141,8 +154,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
         load_probe() if recipe.gate.probe else None,
         recipe.gate,
     )
-    shutil.rmtree(out, ignore_errors=True)
-    save_model(base.model if verdict.alpha == 0 else interpolate(base.model, tuned_model, verdict.alpha), out)
+    save_whole(base.model if verdict.alpha == 0 else interpolate(base.model, tuned_model, verdict.alpha), out)
     return verdict
 
 
@@ -191,29 +203,36 @@ def _try(
     base_probe: np.ndarray | None,
     options: GateOptions,
 ) -> Trial:
-    scores = _score(embedder, dev)
+    found = _score(embedder, dev)
+    scores = np.nan_to_num(found)
+    reason = "" if np.isfinite(found).all() else "its vectors are not numbers: the training diverged"
     gain = float(scores.mean() - base_dev.mean())
     interval = paired_bootstrap(base_dev, scores)
     probe_mean = probe_gain = None
     if probe is not None and base_probe is not None:
-        probe_mean = float(_score(embedder, probe).mean())
+        probe_mean = float(np.nan_to_num(_score(embedder, probe)).mean())
         probe_gain = probe_mean - float(base_probe.mean())
     keeps = probe_gain is None or probe_gain >= -options.max_probe_loss
-    allowed = bool(interval[0] > 0 and gain >= options.min_gain and keeps)
-    return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed)
+    allowed = bool(interval[0] > 0 and gain >= options.min_gain and keeps and not reason)
+    return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed, reason)
 
 
 def _score(embedder: Embedder | KnownPassages, dev: DevSet) -> np.ndarray:
-    """nDCG@10 of every query, (n,)."""
+    """nDCG@10 of every query, (n,); none is a number where the model's vectors are not."""
     queries, tasks = [query for _, query in dev.queries], [task for task, _ in dev.queries]
     vectors = embedder.encode_queries(queries, tasks)
-    indices, _ = top_k(vectors, embedder.encode_passages(dev.passages), min(10, len(dev.passages)))
+    passages = embedder.encode_passages(dev.passages)
+    if not (np.isfinite(vectors).all() and np.isfinite(passages).all()):
+        return np.full(len(dev.queries), np.nan)
+    indices, _ = top_k(vectors, passages, min(10, len(dev.passages)))
     return ndcg_at_k(indices, list(dev.relevant), 10)
 
 
 def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
     if best.alpha > 0:
         return f"best on held-out queries ({best.dev_gain:+.3f} nDCG@10) among the blends that keep the probe"
+    if len(trials) > 1 and all(trial.reason for trial in trials[1:]):
+        return "the training diverged: lower train.learning_rate"
     gained = [trial for trial in trials if trial.dev_ci95[0] > 0]
     if not gained:
         return "no blend gained on the held-out queries with a 95 % interval above zero"

@@ -1,0 +1,151 @@
+"""Checks before a run begins: mistakes that would otherwise show only after the work before them is paid for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gecko.corpus.read import source_state
+from gecko.embedder.embedder import resolve_model
+from gecko.errors import GeckoError, UsageError
+from gecko.recipe import Recipe
+from gecko.shards import is_run
+
+State = list[tuple[str, int, int, int]]
+
+# What a run writes into its folder.
+_FILES = ("recipe.yaml", "evaluation.json", "summary.json", "report.html")
+_FOLDERS = ("model", "train", "passages", "queries", "fret", "mixture", "miner", "gate")
+
+
+def check_run_folder(out: Path) -> None:
+    """Refuse to run in a folder where the run's files would replace files that no run wrote.
+
+    Raises:
+        UsageError: The folder is not a run and holds something by the name of a run's file, or a foreign model.
+    """
+    there = [name for name in _FILES + _FOLDERS if (out / name).exists()]
+    if there and not is_run(out):
+        raise UsageError(f"{out} holds a {there[0]} that no run wrote", "choose another --out")
+    model = out / "model"
+    if model.exists() and any(model.iterdir()) and not (model / "modules.json").exists():
+        raise UsageError(f"{model} holds something that is not a model of gecko", "choose another --out")
+
+
+def keep_apart(out: Path, sources: Sequence[str]) -> None:
+    """Refuse to write into what is read.
+
+    Args:
+        out: The folder to write.
+        sources: The corpus, as ``read_sources`` takes it.
+
+    Raises:
+        UsageError: The folder is a source, holds one or lies in one; or there is no source.
+        GeckoError: A source is not there.
+    """
+    place = out.resolve()
+    files = [Path(name) for name, *_ in source_state(sources)]
+    for source in sources:
+        folder = Path(source).resolve()
+        beir = (folder / "corpus.jsonl").is_file()  # of which only that file is read
+        if folder.is_dir() and not beir and (place == folder or folder in place.parents):
+            raise UsageError(f"--out {out} lies in the source {source}", "choose a folder outside of it")
+    for file in files:
+        if file.exists() and place in file.resolve().parents:  # "stdlib:" is none
+            raise UsageError(f"--out {out} holds the source {file}", "choose another folder")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Find what no stage could work with: models, dimensions and test sets that are not there.
+
+    Raises:
+        UsageError: A dimension is wider than the student, or a tracker is not installed.
+        GeckoError: A model or test set is not there.
+    """
+    train, evaluation = recipe.train, recipe.evaluation
+    _model("fret.miner", recipe.fret.miner)
+    student = _model("train.student", train.student)
+    width = _width(student)
+    if width and train.dims and min(train.dims) > width:
+        raise UsageError(
+            f"train.dims {list(train.dims)}: none fits the {width} of {train.student}", f"for example [{width}]"
+        )
+    _check_trackers(train.report_to)
+    if not evaluation.beir:
+        return
+    _model("evaluation.base", evaluation.base)
+    if width and evaluation.dims and max(evaluation.dims) > width:
+        raise UsageError(
+            f"evaluation.dims {list(evaluation.dims)}: the width of {train.student} is {width}",
+            f"for example [{width}]",
+        )
+    for folder in map(Path, evaluation.beir):
+        own = f"queries_{evaluation.split}.jsonl"
+        queries = own if evaluation.split != "test" and (folder / own).is_file() else "queries.jsonl"
+        for name in ("corpus.jsonl", queries, f"qrels/{evaluation.split}.tsv"):
+            if not (folder / name).is_file():
+                raise GeckoError(
+                    f"{folder} is not a BEIR folder: it has no {name}",
+                    "it should hold corpus.jsonl, queries.jsonl and qrels/<evaluation.split>.tsv",
+                )
+
+
+def model_state(spec: str) -> State:
+    """What tells whether a model given as a path was changed; empty for a name, which stands for itself."""
+    folder = Path(spec)
+    return _state(folder, folder.rglob("*")) if folder.is_dir() else []
+
+
+def beir_state(folders: Sequence[str]) -> list[State]:
+    """What tells whether BEIR folders were changed."""
+    patterns = ("corpus.jsonl", "queries*.jsonl", "qrels/*.tsv")
+    return [_state(Path(folder), (path for p in patterns for path in Path(folder).glob(p))) for folder in folders]
+
+
+def _state(folder: Path, paths: Any) -> State:  # noqa: ANN401
+    """Each file's name, size and times of change (ns): cheap, and changed whenever a file is."""
+    files = [(path.relative_to(folder), path.stat()) for path in sorted(paths) if path.is_file()]
+    return [
+        (name.as_posix(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        for name, facts in files
+        if not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+def _model(key: str, spec: str) -> Path:
+    try:
+        return Path(resolve_model(spec))
+    except GeckoError as error:
+        raise GeckoError(f"{key}: {error.message}", error.hint) from error
+
+
+def _width(model: Path) -> int | None:
+    """Width of a model's vectors as its config.json tells it; None where only loading it would."""
+    if "Dense" in _text(model / "modules.json"):
+        return None  # a projection after pooling sets the width
+    try:
+        width = json.loads(_text(model / "config.json"))["hidden_size"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return width if isinstance(width, int) else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Make each tracker's callback as the trainer will."""
+    wanted = [name for name in names if name not in {"all", "none"}]
+    if not wanted:
+        return
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for tracker in get_reporting_integration_callbacks(wanted):
+            tracker()
+    except (ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"train.report_to {list(names)}: {reason}", "for example [tensorboard], or []") from error
