@@ -79,7 +79,11 @@ class GateOptions(Section):
     max_dev: int = Field(default=200, ge=1)
     alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
     probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
-    max_probe_loss: float = Field(default=0.01, ge=0, description="largest loss of nDCG@10 allowed on the probe")
+    max_probe_loss: float | None = Field(
+        default=None,
+        ge=0,
+        description="largest loss of nDCG@10 allowed on the probe; default: 0.01, for the offline teacher's queries 0",
+    )
     min_gain: float = Field(default=0.0, ge=0, description="gain on dev that a tuned model must show")
 
 

@@ -48,9 +48,10 @@ def questions(kind: str) -> DevSet:
     )
 
 
-def judge(base: Fake, blends: dict[float, Fake], probe: bool = True, **options):
+def judge(base: Fake, blends: dict[float, Fake], probe: bool = True, offline: bool = False, **options):
     settings = GateOptions(alphas=tuple(blends), **options)
-    return choose(base, blends.__getitem__, questions("dev"), questions("probe") if probe else None, settings)
+    asked = questions("probe") if probe else None
+    return choose(base, blends.__getitem__, questions("dev"), asked, settings, offline=offline)
 
 
 def test_base_is_kept_when_the_interval_of_the_gain_holds_zero() -> None:
@@ -91,6 +92,15 @@ def test_a_blend_that_forgets_is_refused() -> None:
 def test_a_loss_within_the_allowance_is_let_through() -> None:
     verdict = judge(Fake(10), {1.0: Fake(40, SIZE - 1)}, max_probe_loss=0.03)
     assert verdict.chosen == "tuned"
+
+
+def test_queries_of_no_language_model_are_allowed_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gecko.train.gate.PROBE_LOSS", 0.03)
+    forgetful = {1.0: Fake(40, SIZE - 1)}
+    assert judge(Fake(10), forgetful).chosen == "tuned"
+    assert judge(Fake(10), forgetful, offline=True).chosen == "base"
+    assert judge(Fake(10), {1.0: Fake(40)}, offline=True).chosen == "tuned"
+    assert judge(Fake(10), forgetful, offline=True, max_probe_loss=0.03).chosen == "tuned"
 
 
 def test_base_is_kept_when_all_forget() -> None:

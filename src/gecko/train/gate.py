@@ -23,8 +23,11 @@ from gecko.evaluate.retrieval import ndcg_at_k, top_k
 from gecko.fret.store import PassageTable
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import FretRow
+from gecko.teacher.offline.teacher import NAME as OFFLINE
 from gecko.train.save import save_whole
 from gecko.train.soup import interpolate
+
+PROBE_LOSS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def choose(
     dev: DevSet,
     probe: DevSet | None,
     options: GateOptions,
+    *,
+    offline: bool = False,
 ) -> GateVerdict:
     """Choose the blend with the best dev score among those that keep the probe.
 
@@ -105,10 +110,14 @@ def choose(
         dev: Held-out FRet queries.
         probe: The forgetting probe, or None to judge by dev alone.
         options: The recipe's ``gate`` section.
+        offline: The queries were written without a language model. They share their words with the passages, so what
+            is gained on them may be a habit of matching words; the probe then allows no loss unless the recipe does.
 
     Raises:
         GeckoError: The base's vectors are not numbers.
     """
+    if options.max_probe_loss is None:
+        options = options.model_copy(update={"max_probe_loss": 0.0 if offline else PROBE_LOSS})
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
@@ -153,6 +162,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
         dev,
         load_probe() if recipe.gate.probe else None,
         recipe.gate,
+        offline=any(row.teacher == OFFLINE for row in rows),
     )
     save_whole(base.model if verdict.alpha == 0 else interpolate(base.model, tuned_model, verdict.alpha), out)
     return verdict
@@ -212,7 +222,7 @@ def _try(
     if probe is not None and base_probe is not None:
         probe_mean = float(np.nan_to_num(_score(embedder, probe)).mean())
         probe_gain = probe_mean - float(base_probe.mean())
-    keeps = probe_gain is None or probe_gain >= -options.max_probe_loss
+    keeps = probe_gain is None or probe_gain >= -(options.max_probe_loss or 0.0)
     allowed = bool(interval[0] > 0 and gain >= options.min_gain and keeps and not reason)
     return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed, reason)
 
@@ -238,4 +248,6 @@ def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
         return "no blend gained on the held-out queries with a 95 % interval above zero"
     if all(trial.dev_gain < options.min_gain for trial in gained):
         return f"no blend gained {options.min_gain:g} nDCG@10 on the held-out queries"
-    return f"every blend that gained on the held-out queries lost more than {options.max_probe_loss:g} on the probe"
+    return (
+        f"every blend that gained on the held-out queries lost more than {options.max_probe_loss or 0:g} on the probe"
+    )

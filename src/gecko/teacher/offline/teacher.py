@@ -12,6 +12,7 @@ from gecko.teacher.offline.terms import Terms, main_language
 from gecko.teacher.offline.writer import QueryWriter
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
 
+NAME = "offline"
 RUNG = "statistical"
 _VERSION = "2"  # raised whenever the same passage would get another query or score
 
@@ -28,7 +29,7 @@ class OfflineTeacher:
     """
 
     def __init__(self, seed: int = 0, styles: Mapping[str, float] | None = None) -> None:
-        self.name = "offline"
+        self.name = NAME
         self.prompt_version = f"patterns-{_VERSION}"
         self.rung = RUNG
         self.capabilities = Capabilities(generate=True)
