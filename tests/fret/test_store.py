@@ -116,5 +116,5 @@ def test_replies_for_another_corpus_are_counted(table: PassageTable, caplog: pyt
         assert caplog.text == ""
         assert [seed.source_id for seed in sample_seeds(table, 9, {"s1", "gone", "s"}, 0)] == ["s1"]
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of 3 recorded replies are for passages of this corpus; the other 2 are left out"
+        "1 of 3 recorded replies are for passages of this corpus; 2 left out"
     ]

@@ -41,7 +41,7 @@ def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, se
             )
         if unknown:
             logger.warning(
-                "%d of %d recorded replies are for passages of this corpus; the other %d are left out",
+                "%d of %d recorded replies are for passages of this corpus; %d left out",
                 len(positions),
                 len(available),
                 unknown,
