@@ -80,7 +80,12 @@ def test_a_run_ends_with_a_model_a_report_and_rows_that_add_up(recipe_file, tmp_
         "gate",
         "evaluation",
     ]
-    assert len(lines) == len(summary.stages)
+    assert len(lines) == len(summary.stages) + 1
+    verdict = json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())
+    assert lines[-1].startswith(
+        "shipped    base, unchanged: " if verdict["chosen"] == "base" else "shipped    tuned model"
+    )
+    assert lines[-1].endswith(verdict["reason"])
     assert (tmp_path / "run" / "model" / "modules.json").exists()
     assert "<html" in (tmp_path / "run" / "report.html").read_text()
     queries = next(stage for stage in summary.stages if stage.name == "queries").rows

@@ -16,7 +16,7 @@ from typing import Any
 
 from gecko.checks import check_run_folder
 from gecko.recipe import Recipe, dump_recipe
-from gecko.shards import atomic, files_under, finish_stage, finished, locked, write_json
+from gecko.shards import atomic, files_under, finish_stage, finished, locked, read_json, write_json
 from gecko.stages import STAGES, RunContext, Stage
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
             summary.stages.append(result)
             state = "unchanged" if result.skipped else f"{result.seconds:.1f} s"
             tell(f"{result.name:<10} {result.rows:>8,} {stage.unit:<12} {state}")
+        tell(_shipped(read_json(context.folder("gate") / "gate.json") or {}))
         summary.evaluation = context.evaluation()
         summary.model = str(context.model_path())
         summary.report = str(out / "report.html")
@@ -90,6 +91,13 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
 
         write_report(out, out / "report.html")
     return summary
+
+
+def _shipped(verdict: dict[str, Any]) -> str:
+    """Say in a line which model the gate let through, and why."""
+    alpha = float(verdict.get("alpha", 0.0))
+    model = f"tuned model, alpha {alpha:g}" if alpha else "base, unchanged"
+    return f"shipped    {model}: {verdict.get('reason', '')}"
 
 
 def _run_stage(stage: Stage, context: RunContext) -> StageResult:
