@@ -97,16 +97,21 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(loss_module.GeckoLoss, "forward", failing)
 
 
+def cut_short(rows: list[UnifiedRow], options: TrainOptions, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train with seed 1 until the sixth step, past the checkpoint of the fourth."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            finetune(rows, options, out, seed=1)
+
+
 @pytest.mark.parametrize("mini_batch", [0, 4])
 def test_an_interrupted_training_ends_where_it_would_have(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini_batch: int
 ) -> None:
     options = options.model_copy(update={"mini_batch": mini_batch})
     finetune(rows, options, tmp_path / "whole" / "model", seed=1)
-    with monkeypatch.context() as patch:
-        interrupt(patch, at=6)
-        with pytest.raises(Interrupted):
-            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
     assert (tmp_path / "cut" / "checkpoints" / "checkpoint-4").is_dir()
     assert not (tmp_path / "cut" / "model").exists()
     with monkeypatch.context() as patch:
@@ -122,10 +127,7 @@ def test_an_interrupted_training_ends_where_it_would_have(
 def test_a_checkpoint_torn_by_a_kill_is_not_resumed_from(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, at=6)
-        with pytest.raises(Interrupted):
-            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
     torn = tmp_path / "cut" / "checkpoints" / "checkpoint-6"
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half a fi")
@@ -139,10 +141,7 @@ def test_a_checkpoint_torn_by_a_kill_is_not_resumed_from(
 def test_checkpoints_of_other_settings_are_not_resumed(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, at=6)
-        with pytest.raises(Interrupted):
-            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
     finetune(rows, options, tmp_path / "cut" / "model", seed=2)
     finetune(rows, options, tmp_path / "whole" / "model", seed=2)
     expected = weights(tmp_path / "whole" / "model")

@@ -116,8 +116,7 @@ def choose(
     Raises:
         GeckoError: The base's vectors are not numbers.
     """
-    if options.max_probe_loss is None:
-        options = options.model_copy(update={"max_probe_loss": 0.0 if offline else PROBE_LOSS})
+    allowance = (0.0 if offline else PROBE_LOSS) if options.max_probe_loss is None else options.max_probe_loss
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
@@ -128,7 +127,7 @@ def choose(
     trials = [_baseline(base_dev, base_probe)]
     best = trials[0]
     for alpha in sorted(options.alphas, reverse=True):
-        trial = _try(alpha, blend(alpha), dev, probe, base_dev, base_probe, options)
+        trial = _try(alpha, blend(alpha), dev, probe, base_dev, base_probe, options.min_gain, allowance)
         trials.insert(1, trial)
         if trial.allowed and trial.dev >= best.dev:
             best = trial
@@ -136,7 +135,12 @@ def choose(
             break
     chosen = "base" if best.alpha == 0 else "tuned" if best.alpha == 1 else "interpolated"
     return GateVerdict(
-        chosen, best.alpha, _reason(best, trials, options), tuple(trials), len(dev.queries), probe_queries
+        chosen,
+        best.alpha,
+        _reason(best, trials, options.min_gain, allowance),
+        tuple(trials),
+        len(dev.queries),
+        probe_queries,
     )
 
 
@@ -211,7 +215,8 @@ def _try(
     probe: DevSet | None,
     base_dev: np.ndarray,
     base_probe: np.ndarray | None,
-    options: GateOptions,
+    min_gain: float,
+    allowance: float,
 ) -> Trial:
     found = _score(embedder, dev)
     scores = np.nan_to_num(found)
@@ -222,8 +227,8 @@ def _try(
     if probe is not None and base_probe is not None:
         probe_mean = float(np.nan_to_num(_score(embedder, probe)).mean())
         probe_gain = probe_mean - float(base_probe.mean())
-    keeps = probe_gain is None or probe_gain >= -(options.max_probe_loss or 0.0)
-    allowed = bool(interval[0] > 0 and gain >= options.min_gain and keeps and not reason)
+    keeps = probe_gain is None or probe_gain >= -allowance
+    allowed = bool(interval[0] > 0 and gain >= min_gain and keeps and not reason)
     return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed, reason)
 
 
@@ -238,7 +243,7 @@ def _score(embedder: Embedder | KnownPassages, dev: DevSet) -> np.ndarray:
     return ndcg_at_k(indices, list(dev.relevant), 10)
 
 
-def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
+def _reason(best: Trial, trials: Sequence[Trial], min_gain: float, allowance: float) -> str:
     if best.alpha > 0:
         return f"best on held-out queries ({best.dev_gain:+.3f} nDCG@10) among the blends that keep the probe"
     if len(trials) > 1 and all(trial.reason for trial in trials[1:]):
@@ -246,8 +251,6 @@ def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
     gained = [trial for trial in trials if trial.dev_ci95[0] > 0]
     if not gained:
         return "no blend gained on the held-out queries with a 95 % interval above zero"
-    if all(trial.dev_gain < options.min_gain for trial in gained):
-        return f"no blend gained {options.min_gain:g} nDCG@10 on the held-out queries"
-    return (
-        f"every blend that gained on the held-out queries lost more than {options.max_probe_loss or 0:g} on the probe"
-    )
+    if all(trial.dev_gain < min_gain for trial in gained):
+        return f"no blend gained {min_gain:g} nDCG@10 on the held-out queries"
+    return f"every blend that gained on the held-out queries lost more than {allowance:g} on the probe"
