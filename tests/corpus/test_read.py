@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gecko.corpus.decode import clean
-from gecko.corpus.read import check_sources, read_sources, source_state
+from gecko.corpus.files import list_files
+from gecko.corpus.read import read_sources, source_state
 from gecko.errors import GeckoError, UsageError
 from gecko.records import Document, Quarantined
 
@@ -204,7 +205,7 @@ def test_links_that_lead_to_no_file_are_set_aside(tmp_path):
 
 @pytest.mark.parametrize("sources", [[], [""], ["stdlib:", " "]])
 def test_no_source_is_a_wrong_argument(sources):
-    for use in (check_sources, read_sources, source_state):
+    for use in (list_files, read_sources, source_state):
         with pytest.raises(UsageError):
             use(sources)
 
@@ -212,11 +213,11 @@ def test_no_source_is_a_wrong_argument(sources):
 def test_sources_are_checked_without_reading(tmp_path):
     (tmp_path / "a.jsonl").write_text("{broken")
     (tmp_path / "empty").mkdir()
-    check_sources([str(tmp_path), "hf://who/knows", "stdlib:"])
+    list_files([str(tmp_path), "hf://who/knows", "stdlib:"])
     with pytest.raises(GeckoError, match="no file at"):
-        check_sources([str(tmp_path), str(tmp_path / "no")])
+        list_files([str(tmp_path), str(tmp_path / "no")])
     with pytest.raises(GeckoError, match="no file in"):
-        check_sources([str(tmp_path / "empty")])
+        list_files([str(tmp_path / "empty")])
 
 
 def test_the_commonest_reason_is_named_when_nothing_was_read(tmp_path):

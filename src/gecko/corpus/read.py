@@ -23,16 +23,6 @@ TEXT_SUFFIXES = frozenset({".txt", ".md", ".markdown", ".html", ".htm"})
 RECORD_SUFFIXES = frozenset({".jsonl", ".csv", ".parquet"})
 
 
-def check_sources(sources: Sequence[str]) -> None:
-    """Find a source that is not there before anything is written; reads no file and asks no Hub.
-
-    Raises:
-        UsageError: There is no source, or an empty one.
-        GeckoError: A path does not exist or cannot be listed, or there is no file at all.
-    """
-    list_files(sources)
-
-
 def read_sources(sources: Sequence[str]) -> Iterator[Document | Quarantined]:
     """Read every source in the order given.
 
