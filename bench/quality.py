@@ -53,12 +53,14 @@ def run(config: Config, seed: int, out: Path) -> dict:
     command = [sys.executable, "-m", "gecko.cli", "run", "recipes/domain.yaml", "--corpus", str(folder), "--json"]
     command += ["--out", str(out / corpus), *(part for value in values for part in ("--set", value))]
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    answer = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    log = out / f"{corpus}.log"
+    with log.open("a") as progress:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=progress, text=True)
+        assert process.stdout is not None
+        answer = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{label}, seed {seed}: the run failed: {' '.join(command)}")
+        raise SystemExit(f"{label}, seed {seed}: the run failed ({log} says why): {' '.join(command)}")
     summary = json.loads(answer)
     gate = json.loads((out / corpus / "gate" / "gate.json").read_text())
     results = [row for row in summary["evaluation"]["results"] if row["metric"] == "ndcg_at_10"]

@@ -16,18 +16,24 @@ class Capabilities:
     Attributes:
         generate: Writes tasks and queries (step 1).
         prompt_logprobs: Gives log-probabilities of given prompt tokens, so query likelihood is exact.
+        prefix_cache_with_prompt_logprobs: Does not compute a prompt's constant prefix again for them.
         label_logprobs_exact: Gives log-probabilities of chosen labels.
         label_logprobs_topk: Gives the k likeliest tokens only; 0 where it gives none.
-        constrained_choice: Can be held to a set of replies.
+        constrained_choice: Can be held to a set of replies, or to a JSON schema.
+        token_id_prompts: Takes prompts as token ids.
+        batch_async: Takes a file of calls and answers within a day, at a lower price.
         listwise: Orders a list of passages.
         embeddings: Embeds text.
     """
 
     generate: bool = False
     prompt_logprobs: bool = False
+    prefix_cache_with_prompt_logprobs: bool = False
     label_logprobs_exact: bool = False
     label_logprobs_topk: int = 0
     constrained_choice: bool = False
+    token_id_prompts: bool = False
+    batch_async: bool = False
     listwise: bool = False
     embeddings: bool = False
 
