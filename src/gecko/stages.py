@@ -103,7 +103,8 @@ class RunContext:
         return self.folder("model")
 
     def _teacher(self, spec: str) -> Any:  # noqa: ANN401
-        from gecko.teacher.ledger import Ledger, LedgeredTeacher
+        from gecko.teacher.ledger import Ledger
+        from gecko.teacher.ledgered import LedgeredTeacher
         from gecko.teacher.open import open_teacher
 
         teacher = open_teacher(spec, seed=self.recipe.seed, styles=self.recipe.fret.styles)

@@ -11,7 +11,8 @@ import pytest
 
 from gecko.errors import GeckoError, UsageError
 from gecko.records import GeneratedQuery, Passage, content_id
-from gecko.teacher.ledger import Call, Ledger, LedgeredTeacher, call_key
+from gecko.teacher.ledger import Call, Ledger, call_key
+from gecko.teacher.ledgered import LedgeredTeacher
 from gecko.teacher.offline.likelihood import QueryLikelihood, _translations
 from gecko.teacher.offline.questions import flip, questions
 from gecko.teacher.offline.relevance import Relevance

@@ -121,6 +121,8 @@ class EngineError(Exception):
         retry: Whether the same call may succeed later (429, 5xx, timeout, dropped connection, damaged reply).
         crowded: Whether the server said that it has too much to do (429, 503, timeout), so that fewer calls at once
             would help.
+        timeout: Whether it was given up because it took too long; crowded, too, but maybe this ask's own fault.
+        unreachable: Whether nobody answers at the address (connection refused, unknown host).
         wait: Seconds the server asked to wait (Retry-After), or None.
         fatal: Whether no call will succeed (wrong key, unknown model), so that the run should stop.
         input_tokens: Tokens paid for although the call failed.
@@ -133,6 +135,8 @@ class EngineError(Exception):
         *,
         retry: bool = False,
         crowded: bool = False,
+        timeout: bool = False,
+        unreachable: bool = False,
         wait: float | None = None,
         fatal: bool = False,
         input_tokens: int = 0,
@@ -140,7 +144,9 @@ class EngineError(Exception):
     ) -> None:
         super().__init__(message)
         self.retry = retry
-        self.crowded = crowded
+        self.crowded = crowded or timeout
+        self.timeout = timeout
+        self.unreachable = unreachable
         self.wait = wait
         self.fatal = fatal
         self.input_tokens = input_tokens

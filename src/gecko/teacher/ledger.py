@@ -1,9 +1,9 @@
 """The record of every finished teacher call, so that none is lost and none is made twice.
 
-SQLite in WAL mode, append-only. The key is the SHA-256 of teacher, prompt version, parameters and input, so an entry
-survives edits of the recipe and the corpus that do not touch it. What is committed survives a kill at any moment; a
-batch that is being written then is there wholly or not at all. It holds passages' hashes and replies, never a key or
-an address.
+SQLite in WAL mode; rows are added and none is taken away (a finished call whose reply proves unreadable is marked as
+failed). The key is the SHA-256 of teacher, prompt, parameters and input, so an entry survives edits of the recipe and
+the corpus that do not touch it. What is committed survives a kill at any moment; a batch that is being written then is
+there wholly or not at all. It holds requests and replies, never a key or an address.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from gecko.errors import GeckoError
-from gecko.records import GeneratedQuery, Passage
-from gecko.teacher.protocol import DependsOnCorpus, Generation, KnowsSeeds, PassageStore, Scores, Teacher
+from gecko.records import content_id
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS teacher_calls (
@@ -39,14 +37,16 @@ _SCHEMA = (
     )""",
     # One reply a key; calls that failed may be tried, and recorded, again.
     "CREATE UNIQUE INDEX IF NOT EXISTS finished ON teacher_calls (key) WHERE error = ''",
+    # What many requests share, such as a prompt's instructions, is kept once.
+    "CREATE TABLE IF NOT EXISTS texts (hash TEXT PRIMARY KEY, text TEXT NOT NULL)",
+    # What was found out about an endpoint, and batches that it has not answered yet.
+    "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 _INSERT = (
     "INSERT OR IGNORE INTO teacher_calls"
     " (key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _WAIT_SECONDS = 60
-
-Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Ledger:
             for statement in _SCHEMA:
                 self._db.execute(statement)
 
+        self._kept_texts: set[str] = set()
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,6 +103,32 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def keep_text(self, text: str) -> str:
+        """Keep a text that many requests share; the name under which they refer to it."""
+        name = content_id(text)
+        if name not in self._kept_texts:
+            with self._telling():
+                self._db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (name, text))
+            self._kept_texts.add(name)
+        return name
+
+    def text(self, name: str) -> str:
+        """The text kept under a name; empty where there is none."""
+        with self._telling():
+            row = self._db.execute("SELECT text FROM texts WHERE hash = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def note(self, name: str, value: Any) -> None:  # noqa: ANN401
+        """Keep a JSON value under a name, in place of the one before."""
+        with self._telling():
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+
+    def noted(self, name: str) -> Any:  # noqa: ANN401
+        """The value kept under a name, or None."""
+        with self._telling():
+            row = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply of the finished call with this key, or None; a reply that is not JSON counts as not held."""
@@ -170,6 +198,37 @@ class Ledger:
         names = ("calls", "failed", "input_tokens", "output_tokens", "usd", "seconds")
         return {name: value or 0 for name, value in zip(names, row, strict=True)}
 
+    def totals(self) -> list[dict[str, Any]]:
+        """The same totals for every kind of call and every model, most calls first."""
+        query = (
+            "SELECT kind, coalesce(json_extract(request, '$.model'), json_extract(request, '$.teacher'), ''),"
+            " SUM(error = ''), SUM(error != ''), SUM(input_tokens), SUM(output_tokens), SUM(usd), SUM(seconds)"
+            " FROM teacher_calls GROUP BY 1, 2 ORDER BY 3 DESC"
+        )
+        names = ("kind", "model", "calls", "failed", "input_tokens", "output_tokens", "usd", "seconds")
+        with self._telling():
+            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query).fetchall()]
+
+    def calls(self, *, kind: str = "", failed: bool | None = None, last: int | None = None) -> Iterator[dict[str, Any]]:
+        """Calls as they were made, oldest first.
+
+        Args:
+            kind: Only calls of this kind; empty for all.
+            failed: Only failed ones, or only finished ones; None for both.
+            last: Only this many, the newest.
+        """
+        where = " WHERE (? = '' OR kind = ?) AND (? IS NULL OR (error != '') = ?)"
+        newest = f"SELECT * FROM teacher_calls{where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants only
+        with self._telling():
+            found = self._db.execute(
+                f"SELECT * FROM ({newest}) ORDER BY id",  # noqa: S608
+                (kind, kind, failed, failed, -1 if last is None else last),
+            )
+            names = [column[0] for column in found.description]
+            for row in found:
+                call = dict(zip(names, row, strict=True))
+                yield {**call, "request": json.loads(call["request"]), "reply": json.loads(call["reply"])}
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
@@ -187,108 +246,3 @@ class Ledger:
             if not isinstance(error, sqlite3.OperationalError):
                 hint = "the file is damaged: move it aside and run again, its calls are then made anew"
             raise GeckoError(f"cannot use the ledger {self._path}: {error}", hint) from error
-
-
-class LedgeredTeacher:
-    """A teacher whose finished calls are replayed from a ledger instead of made again.
-
-    Attributes:
-        calls_made: Calls that reached the teacher.
-        calls_replayed: Calls answered by the ledger.
-    """
-
-    def __init__(self, teacher: Teacher, ledger: Ledger) -> None:
-        self._teacher = teacher
-        self._ledger = ledger
-        self.name = teacher.name
-        self.prompt_version = teacher.prompt_version
-        self.capabilities = teacher.capabilities
-        self.rung = teacher.rung
-        self.fingerprint = teacher.fingerprint
-        self.calls_made = 0
-        self.calls_replayed = 0
-
-    def prepare(self, passages: PassageStore) -> None:
-        """Let the teacher look at the corpus."""
-        self._teacher.prepare(passages)
-
-    def seeds_available(self) -> set[str] | None:
-        """Source ids the teacher can answer for; None means all."""
-        return self._teacher.seeds_available() if isinstance(self._teacher, KnowsSeeds) else None
-
-    def write(self, seeds: Sequence[Passage]) -> list[Generation]:
-        """Write for the seeds that the ledger does not hold, and keep the replies before returning."""
-        keys = [self._key("write", s.passage_id, s.source_id, s.title, s.text, s.lang) for s in seeds]
-        known: dict[str, Generation] = {}
-        for key in keys:
-            kept = self._held(key, _generation)
-            if kept is not None:
-                known[key] = kept
-        missing = [(key, seed) for key, seed in zip(keys, seeds, strict=True) if key not in known]
-        self.calls_replayed += len(keys) - len(missing)
-        if missing:
-            started = time.monotonic()
-            replies = self._teacher.write([seed for _, seed in missing])
-            each = (time.monotonic() - started) / len(missing)
-            self.calls_made += len(missing)
-            calls = []
-            for (key, seed), reply in zip(missing, replies, strict=True):
-                known[key] = reply
-                request = {"teacher": self.name, "prompt": self.prompt_version, "passage": seed.passage_id}
-                tokens = (reply.input_tokens, reply.output_tokens)
-                calls.append(Call(key, "write", request, asdict(reply), *tokens, seconds=each))
-            self._ledger.put_many(calls)
-        return [known[key] for key in keys]
-
-    def rank(
-        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
-    ) -> Scores:
-        """Rank unless the ledger holds this query with these candidates."""
-        ids = [candidate.passage_id for candidate in candidates]
-        key = self._key("rank", query.seed_id, query.task, query.query, ids, *self._surroundings(miner_scores))
-        kept = self._held(key, lambda reply: _scores(reply, len(candidates)))
-        if kept is not None:
-            self.calls_replayed += 1
-            return kept
-        started = time.monotonic()
-        scores = self._teacher.rank(query, candidates, miner_scores)
-        seconds = time.monotonic() - started
-        self.calls_made += 1
-        request = {"teacher": self.name, "prompt": self.prompt_version, "query": query.query, "candidates": ids}
-        tokens = (scores.input_tokens, scores.output_tokens)
-        self._ledger.put_many([Call(key, "rank", request, asdict(scores), *tokens, seconds=seconds)])
-        return scores
-
-    def _held(self, key: str, build: Callable[[dict[str, Any]], Reply]) -> Reply | None:
-        """What the ledger holds under a key, or None; a reply that cannot be one counts as not held."""
-        reply = self._ledger.get(key)
-        if reply is None:
-            return None
-        try:
-            return build(reply)
-        except (TypeError, KeyError, ValueError):
-            self._ledger.reject(key)
-            return None
-
-    def _surroundings(self, miner_scores: Sequence[float] | None) -> list[object]:
-        """What else the scores depend on: corpus and cosines for a statistical teacher, nothing for others."""
-        if not isinstance(self._teacher, DependsOnCorpus):
-            return []
-        return [self._teacher.corpus_mark, [round(float(score), 4) for score in miner_scores or ()]]
-
-    def _key(self, kind: str, *parts: object) -> str:
-        return call_key(kind, self.name, self.fingerprint, self.prompt_version, *parts)
-
-
-def _generation(reply: dict[str, Any]) -> Generation:
-    generation = Generation(**reply)
-    if not (isinstance(generation.task, str) and isinstance(generation.query, str)):
-        raise TypeError("task and query must be text")
-    return generation
-
-
-def _scores(reply: dict[str, Any], candidates: int) -> Scores:
-    scores = Scores(**{**reply, "ql": tuple(reply["ql"]), "rc": tuple(reply["rc"])})
-    if not len(scores.ql) == len(scores.rc) == candidates:
-        raise ValueError("one score a candidate is needed")
-    return scores

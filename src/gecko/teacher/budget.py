@@ -1,0 +1,174 @@
+"""What teacher calls cost, and the caps that no run passes.
+
+A call is started only when what is spent, what the calls under way are expected to cost, and what this one is expected
+to cost together stay below the cap. Expected tokens come from the calls already answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from gecko.errors import GeckoError, UsageError
+from gecko.teacher.ask import Answer, Ask, Likelihood, Write
+
+_FIRST_TOKENS_A_CHARACTER = 1 / 3  # on the high side for English; real counts replace it
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens; ``cached`` is for prompt tokens read from the server's cache."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+    def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+        """Dollars for a call, or for many."""
+        cached = self.input if self.cached is None else self.cached
+        fresh = input_tokens - cached_tokens
+        return (fresh * self.input + cached_tokens * cached + output_tokens * self.output) / _MILLION
+
+
+FREE = Price(0.0, 0.0)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = files("gecko.teacher").joinpath("prices.yaml").read_text(encoding="utf-8")
+    prices: dict[str, Any] = yaml.safe_load(text)["usd_per_million_tokens"]
+    return prices
+
+
+def price_of(engine: str) -> Price | None:
+    """Price of an engine by its name: nothing for a local one, None where the table does not know the model.
+
+    ``openai:vendor/model`` and dated versions (``model-2026-01-31``) find the price of ``model``.
+    """
+    kind, _, model = engine.partition(":")
+    if kind != "openai":
+        return FREE
+    name = model.rsplit("/", 1)[-1].casefold()
+    found = next((row for known, row in _table().items() if name == known or _is_dated(name, known)), None)
+    return None if found is None else Price(**found)
+
+
+def _is_dated(name: str, known: str) -> bool:
+    rest = name.removeprefix(known)
+    return rest != name and rest.lstrip("-@").replace("-", "").isdigit()
+
+
+class CapReached(GeckoError):
+    """The next call could pass a cap."""
+
+
+class Budget:
+    """Spend so far, spend under way, and the caps over both.
+
+    Args:
+        price: None where it is not known.
+        max_usd: Cap in US dollars on all calls of the run's ledger, earlier sessions included; None for no cap.
+        max_tokens: Cap on input and output tokens together; None for no cap.
+        spent_usd: What earlier sessions of the run spent.
+        spent_tokens: What earlier sessions of the run used.
+
+    Raises:
+        UsageError: A cap in dollars on a model whose price is not known.
+    """
+
+    def __init__(
+        self,
+        price: Price | None,
+        *,
+        max_usd: float | None = None,
+        max_tokens: int | None = None,
+        spent_usd: float = 0.0,
+        spent_tokens: int = 0,
+    ) -> None:
+        if max_usd is not None and price is None:
+            raise UsageError(
+                "--max-usd needs the model's price, which is not known",
+                "give it, in dollars for a million tokens: --set 'teacher.price={input: 0.1, output: 0.4}', "
+                "or cap the tokens: --max-tokens",
+            )
+        self._price = price
+        self._max_usd = max_usd
+        self._max_tokens = max_tokens
+        self.usd = spent_usd
+        self.tokens = spent_tokens
+        self._reserved_tokens = 0.0
+        self._reserved_usd = 0.0
+        self._characters: dict[str, int] = defaultdict(int)
+        self._input: dict[str, int] = defaultdict(int)
+        self._output: dict[str, int] = defaultdict(int)
+        self._answers: dict[str, int] = defaultdict(int)
+
+    @property
+    def price_known(self) -> bool:
+        """Whether spend in dollars can be told."""
+        return self._price is not None
+
+    def reserve(self, ask: Ask) -> tuple[float, float] | None:
+        """Set aside what a call is expected to cost; None where that could pass a cap.
+
+        Returns:
+            (tokens, usd), to be given to :meth:`settle` when the call has ended.
+        """
+        inputs, outputs = self._expected(ask)
+        tokens = inputs + outputs
+        usd = 0.0 if self._price is None else (inputs * self._price.input + outputs * self._price.output) / _MILLION
+        if self._max_tokens is not None and self.tokens + self._reserved_tokens + tokens > self._max_tokens:
+            return None
+        if self._max_usd is not None and self.usd + self._reserved_usd + usd > self._max_usd:
+            return None
+        self._reserved_tokens += tokens
+        self._reserved_usd += usd
+        return tokens, usd
+
+    def settle(self, ask: Ask, reserved: tuple[float, float], answer: Answer) -> float:
+        """Replace a reservation by what the call used; the dollars it cost."""
+        self.release(reserved)
+        self.tokens += answer.input_tokens + answer.output_tokens
+        if not answer.error:
+            self._characters[ask.kind] += _characters(ask)
+            self._input[ask.kind] += answer.input_tokens
+            self._output[ask.kind] += answer.output_tokens
+            self._answers[ask.kind] += 1
+        if self._price is None:
+            return 0.0
+        usd = self._price.of(answer.input_tokens, answer.output_tokens, answer.cached_tokens)
+        self.usd += usd
+        return usd
+
+    def release(self, reserved: tuple[float, float]) -> None:
+        """Give back a reservation whose call cost nothing."""
+        self._reserved_tokens -= reserved[0]
+        self._reserved_usd -= reserved[1]
+
+    def reached(self) -> CapReached:
+        """The error that ends a run at its cap."""
+        cap = f"${self._max_usd:g}" if self._max_usd is not None else f"{self._max_tokens:,} tokens"
+        used = f"{self.tokens:,} tokens" + (f", ${self.usd:.4f}" if self._price is not None else "")
+        return CapReached(
+            f"the next teacher call could pass the cap of {cap}; used so far: {used}",
+            "nothing is lost: raise the cap and run the same command again to go on",
+        )
+
+    def _expected(self, ask: Ask) -> tuple[float, float]:
+        kind = ask.kind
+        if self._answers[kind]:
+            inputs = _characters(ask) * self._input[kind] / max(self._characters[kind], 1)
+            return inputs, self._output[kind] / self._answers[kind]
+        outputs = ask.max_tokens if isinstance(ask, Write) else 1
+        return _characters(ask) * _FIRST_TOKENS_A_CHARACTER, outputs
+
+
+def _characters(ask: Ask) -> int:
+    length = len(ask.prompt.shared) + len(ask.prompt.own)
+    return length + len(ask.continuation) if isinstance(ask, Likelihood) else length

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from gecko.errors import GeckoError, UsageError
+from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Prompt, Write
+from gecko.teacher.budget import FREE, Budget, Price, price_of
+from gecko.teacher.caller import Caller
+from gecko.teacher.ledger import Ledger
+from gecko.teacher.protocol import Capabilities
+from gecko.teacher.traffic import Patience
+
+QUICK = Patience(backoff_seconds=0.001, longest_backoff_seconds=0.01, endpoint_seconds=0.3, first_seconds=0.05)
+
+
+class FakeEngine:
+    """Answers with the prompt's own part; ``fail`` may raise for a call instead."""
+
+    def __init__(self, fail: Callable[[int, str], None] = lambda number, own: None, *, batch: int = 1) -> None:
+        self.name = "openai:fake"
+        self.fingerprint = "fake"
+        self.in_flight = 8
+        self.batch = batch
+        self.calls: list[list[str]] = []
+        self.active = self.most_active = 0
+        self._fail = fail
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(generate=True)
+
+    async def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        self.calls.append([ask.prompt.own for ask in asks])
+        number = len(self.calls)
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            await asyncio.sleep(0.001)
+            for ask in asks:
+                self._fail(number, ask.prompt.own)
+            return [
+                Answer(text=ask.prompt.own, finish="stop", input_tokens=len(ask.prompt.own), output_tokens=2)
+                for ask in asks
+            ]
+        finally:
+            self.active -= 1
+
+    async def count_tokens(self, text: str) -> int | None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+def asks(count: int, size: int = 10) -> list[Write]:
+    return [Write(Prompt("shared ", f"{number:0{size}d}"), max_tokens=5) for number in range(count)]
+
+
+def caller(engine: FakeEngine, folder: Path, budget: Budget | None = None, patience: Patience = QUICK) -> Caller:
+    return Caller(engine, Ledger(folder / "ledger.sqlite"), budget or Budget(FREE), patience=patience)
+
+
+def test_answers_come_in_the_asks_order_and_are_kept(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with caller(engine, tmp_path) as first:
+        texts = [answer.text for answer in first.map(first.ask, asks(100))]
+    assert texts == [f"{number:010d}" for number in range(100)]
+    assert engine.most_active == engine.in_flight
+    again = FakeEngine()
+    with caller(again, tmp_path) as second:
+        assert [answer.text for answer in second.map(second.ask, asks(100))] == texts
+        assert (second.calls_made, second.calls_replayed) == (0, 100)
+    assert again.calls == []
+
+
+def test_the_same_ask_under_way_is_made_once(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with caller(engine, tmp_path) as asking:
+        answers = asking.map(asking.ask, asks(1) * 20)
+    assert len(engine.calls) == 1
+    assert len(answers) == 20
+
+
+def test_an_engine_that_takes_several_is_given_several_of_one_kind(tmp_path: Path) -> None:
+    engine = FakeEngine(batch=4)
+    mixed: list[Ask] = [*asks(8), *(Labels(Prompt("", f"label {i}"), ("0", "1")) for i in range(8))]
+    with caller(engine, tmp_path) as asking:
+        asking.map(asking.ask, mixed)
+    assert max(map(len, engine.calls)) == 4
+    assert all(len({own.startswith("label") for own in call}) == 1 for call in engine.calls)
+
+
+def test_a_call_that_fails_is_made_again_and_each_attempt_is_recorded(tmp_path: Path) -> None:
+    failed: set[str] = set()
+
+    def once(number: int, own: str) -> None:
+        if own not in failed:
+            failed.add(own)
+            raise EngineError("500 from the server", retry=True, input_tokens=3)
+
+    engine = FakeEngine(once)
+    with caller(engine, tmp_path) as asking:
+        answers = asking.map(asking.ask, asks(20))
+    assert not any(answer.error for answer in answers)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        stats = ledger.stats()
+        assert (stats["calls"], stats["failed"]) == (20, 20)
+        assert stats["input_tokens"] == 20 * 10 + 20 * 3
+        assert {call["error"] for call in ledger.calls(failed=True)} == {"500 from the server"}
+
+
+def test_an_ask_that_fails_for_good_is_an_answer_with_the_reason_and_is_tried_again_next_time(tmp_path: Path) -> None:
+    def poison(number: int, own: str) -> None:
+        if own.endswith("3"):
+            raise EngineError("400 too long", retry=False)
+        if own.endswith("4"):
+            raise EngineError("damaged reply", retry=True)
+
+    engine = FakeEngine(poison)
+    with caller(engine, tmp_path) as asking:
+        answers = asking.map(asking.ask, asks(10))
+    assert [answer.error for answer in answers if answer.error] == ["400 too long", "damaged reply"]
+    assert sum(call == ["0000000003"] for call in engine.calls) == 1
+    assert sum(call == ["0000000004"] for call in engine.calls) == QUICK.attempts
+    healthy = FakeEngine()
+    with caller(healthy, tmp_path) as asking:
+        assert not any(answer.error for answer in asking.map(asking.ask, asks(10)))
+    assert sorted(healthy.calls) == [["0000000003"], ["0000000004"]]
+
+
+def test_a_crowded_endpoint_gets_fewer_calls_at_once_and_its_wait_is_honoured(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def crowded(number: int, own: str) -> None:
+        seen.append(time.monotonic())
+        if number == 1:
+            raise EngineError("429", retry=True, crowded=True, wait=0.2)
+
+    engine = FakeEngine(crowded)
+    engine.in_flight = 1
+    with caller(engine, tmp_path) as asking:
+        assert not any(answer.error for answer in asking.map(asking.ask, asks(4)))
+    assert seen[1] - seen[0] >= 0.19
+
+    def always_crowded_above_two(number: int, own: str) -> None:
+        if engine.active > 2:
+            raise EngineError("429", retry=True, crowded=True)
+
+    engine = FakeEngine(always_crowded_above_two)
+    with caller(engine, tmp_path / "two", patience=Patience(backoff_seconds=0.001)) as asking:
+        assert not any(answer.error for answer in asking.map(asking.ask, asks(200)))
+
+
+def test_a_dead_endpoint_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    def dead(number: int, own: str) -> None:
+        raise EngineError("connection refused", retry=True, unreachable=True)
+
+    engine = FakeEngine(dead)
+    started = time.monotonic()
+    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match="has refused .* connection refused"):
+        asking.map(asking.ask, asks(50))
+    assert time.monotonic() - started < 5
+
+
+def test_an_outage_shorter_than_the_patience_costs_no_row(tmp_path: Path) -> None:
+    started = time.monotonic()
+
+    def outage(number: int, own: str) -> None:
+        if number > 20 and time.monotonic() - started < 0.15:
+            raise EngineError("connection refused", retry=True, unreachable=True)
+
+    engine = FakeEngine(outage)
+    with caller(engine, tmp_path) as asking:
+        assert not any(answer.error for answer in asking.map(asking.ask, asks(60)))
+
+
+def test_a_wrong_key_ends_the_run_at_once_and_keeps_what_was_answered(tmp_path: Path) -> None:
+    def refused(number: int, own: str) -> None:
+        if number > 10:
+            raise EngineError("401 the key is not accepted", fatal=True)
+
+    engine = FakeEngine(refused)
+    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match="401"):
+        asking.map(asking.ask, asks(50))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.stats()["calls"] == 10
+
+
+def test_a_call_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    engine = FakeEngine()
+
+    async def hang(asks: Sequence[Ask]) -> list[Answer]:
+        await asyncio.sleep(60)
+        return []
+
+    engine.answer = hang  # type: ignore[method-assign]
+    patience = Patience(call_seconds=0.02, attempts=2, backoff_seconds=0.001)
+    with caller(engine, tmp_path, patience=patience) as asking:
+        (answer,) = asking.map(asking.ask, asks(1))
+    assert answer.error == "no answer in 0.02 s"
+
+
+def test_an_engines_own_fault_ends_the_run_in_a_line(tmp_path: Path) -> None:
+    def broken(number: int, own: str) -> None:
+        raise ValueError("a bug")
+
+    with caller(FakeEngine(broken), tmp_path) as asking, pytest.raises(GeckoError, match="ValueError: a bug"):
+        asking.map(asking.ask, asks(3))
+
+
+@pytest.mark.parametrize("cap", [{"max_tokens": 300}, {"max_usd": 300e-6}])
+def test_a_cap_is_never_passed_by_more_than_the_calls_under_way_and_a_run_goes_on_after_it(
+    tmp_path: Path, cap: dict[str, float]
+) -> None:
+    price = Price(1.0, 1.0)
+    engine = FakeEngine()
+    with caller(engine, tmp_path, Budget(price, **cap)) as asking, pytest.raises(GeckoError, match="pass the cap"):  # type: ignore[arg-type]
+        asking.map(asking.ask, asks(100))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        stats = ledger.stats()
+        used = stats["input_tokens"] + stats["output_tokens"]
+        assert 300 - 12 * engine.in_flight <= used <= 300
+        assert stats["usd"] == pytest.approx(used / 1e6)
+        spent = Budget(price, max_tokens=10_000, spent_usd=stats["usd"], spent_tokens=int(used))
+    with caller(engine, tmp_path, spent) as asking:
+        assert len(asking.map(asking.ask, asks(100))) == 100
+    assert len(engine.calls) == 100
+
+
+def test_what_earlier_sessions_spent_counts_against_the_cap(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    spent = Budget(Price(1, 1), max_tokens=100, spent_tokens=99)
+    with caller(engine, tmp_path, spent) as asking, pytest.raises(GeckoError, match="cap of 100 tokens"):
+        asking.map(asking.ask, asks(1))
+    assert engine.calls == []
+
+
+def test_a_cap_in_dollars_needs_a_price() -> None:
+    with pytest.raises(UsageError, match="price"):
+        Budget(None, max_usd=1)
+
+
+def test_prices() -> None:
+    assert price_of("openai:gpt-4o-mini") == price_of("openai:gpt-4o-mini-2026-07-18")
+    assert price_of("openai:gpt-4o") != price_of("openai:gpt-4o-mini")
+    assert price_of("openai:some-vendor/gpt-4.1") == price_of("openai:gpt-4.1")
+    assert price_of("openai:a-model-nobody-knows") is None
+    assert price_of("transformers:tiny") == FREE
+    assert Price(1.0, 2.0, cached=0.5).of(1_000_000, 500_000, 400_000) == pytest.approx(0.6 + 0.2 + 1.0)
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("gecko.teacher.progress._EVERY_SECONDS", 0.0)
+    asking = Caller(FakeEngine(), Ledger(tmp_path / "ledger.sqlite"), Budget(None), tell=lines.append)
+    asking.progress.begin("queries", 30)
+    asking.map(asking.ask, asks(30))
+    asking.close()
+    assert lines[-1].startswith("queries: 30 of 30 rows, ")
+    assert "price not known" in lines[-1]
+    assert lines[-1].endswith(" 0 s left")
+
+
+def test_the_ledger_keeps_a_shared_prompt_once_and_finds_calls_again(tmp_path: Path) -> None:
+    with caller(FakeEngine(), tmp_path) as asking:
+        asking.map(asking.ask, asks(5))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        calls = list(ledger.calls())
+        assert len({call["request"]["prompt"]["shared"] for call in calls}) == 1
+        assert ledger.text(calls[0]["request"]["prompt"]["shared"]) == "shared "
+        assert [call["reply"]["text"] for call in ledger.calls(last=2)] == [c["reply"]["text"] for c in calls[-2:]]
+        assert list(ledger.calls(kind="labels")) == []
+        (row,) = ledger.totals()
+        assert (row["kind"], row["model"], row["calls"]) == ("write", "openai:fake", 5)
+        ledger.note("probe", {"a": [1]})
+        assert ledger.noted("probe") == {"a": [1]}
+        assert ledger.noted("nothing") is None
