@@ -161,7 +161,7 @@ def test_a_dead_endpoint_ends_the_run_in_one_line(tmp_path: Path) -> None:
 
     engine = FakeEngine(dead)
     started = time.monotonic()
-    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match="has refused .* connection refused"):
+    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match=r"has refused .* connection refused"):
         asking.map(asking.ask, asks(50))
     assert time.monotonic() - started < 5
 
@@ -225,16 +225,17 @@ def test_a_cap_is_never_passed_by_more_than_the_calls_under_way_and_a_run_goes_o
         used = stats["input_tokens"] + stats["output_tokens"]
         assert 300 - 12 * engine.in_flight <= used <= 300
         assert stats["usd"] == pytest.approx(used / 1e6)
-        spent = Budget(price, max_tokens=10_000, spent_usd=stats["usd"], spent_tokens=int(used))
-    with caller(engine, tmp_path, spent) as asking:
+    with caller(engine, tmp_path, Budget(price, max_tokens=10_000)) as asking:
         assert len(asking.map(asking.ask, asks(100))) == 100
     assert len(engine.calls) == 100
 
 
 def test_what_earlier_sessions_spent_counts_against_the_cap(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.put("another", "write", {}, {}, 90, 9)
     engine = FakeEngine()
-    spent = Budget(Price(1, 1), max_tokens=100, spent_tokens=99)
-    with caller(engine, tmp_path, spent) as asking, pytest.raises(GeckoError, match="cap of 100 tokens"):
+    capped = Budget(Price(1, 1), max_tokens=100)
+    with caller(engine, tmp_path, capped) as asking, pytest.raises(GeckoError, match="cap of 100 tokens"):
         asking.map(asking.ask, asks(1))
     assert engine.calls == []
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from gecko.errors import GeckoError
 from gecko.fret.store import PassageTable
 from gecko.records import GeneratedQuery, Passage, Quarantined
-from gecko.teacher.protocol import Teacher
+from gecko.teacher.protocol import AsksMany, Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,13 @@ def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQu
     Yields:
         A query, or a quarantined seed with the teacher's reason and raw reply; one for each seed, in order.
     """
-    for start in range(0, len(seeds), _BATCH):
-        batch = seeds[start : start + _BATCH]
+    size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _BATCH
+    for start in range(0, len(seeds), size):
+        batch = seeds[start : start + size]
         for passage, reply in zip(batch, teacher.write(batch), strict=True):
+            if reply.error:
+                yield Quarantined("generate", passage.passage_id, reply.error, reply.raw)
+                continue
             if reply.skip is not None or not reply.query.strip() or not reply.task.strip():
                 reason = reply.skip if reply.skip is not None else "the reply has no task or no query"
                 yield Quarantined("generate", passage.passage_id, f"skipped by the teacher: {reason}", reply.raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from gecko.embedder.embedder import Embedder
 from gecko.fret.rank import decide, fuse
@@ -10,7 +10,7 @@ from gecko.fret.retrieve import Neighbourhood, retrieve
 from gecko.fret.store import PassageTable
 from gecko.recipe import FretOptions
 from gecko.records import FretRow, GeneratedQuery, Quarantined, content_id
-from gecko.teacher.protocol import Teacher
+from gecko.teacher.protocol import AsksMany, RankRequest, Scores, Teacher
 
 _SHARD = 256
 
@@ -24,21 +24,35 @@ def select_rows(
         One FRet row a query, or the query quarantined with the reason; in order.
     """
     seen: set[str] = set()
-    for start in range(0, len(queries), _SHARD):
-        shard = queries[start : start + _SHARD]
+    size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
+    for start in range(0, len(queries), size):
+        shard = queries[start : start + size]
+        hoods: list[Neighbourhood] = []
         for hood in retrieve(shard, store, miner, neighbours=options.neighbours, with_task=options.miner_task):
             key = " ".join(hood.query.query.casefold().split())
             if key in seen:
                 yield Quarantined("fret", hood.query.seed_id, "the same query was written before", hood.query.query)
                 continue
             seen.add(key)
-            yield _row(hood, store, teacher, options)
+            hoods.append(hood)
+        for hood, scores in zip(hoods, _scores(hoods, store, teacher), strict=True):
+            yield _row(hood, scores, options)
 
 
-def _row(hood: Neighbourhood, store: PassageTable, teacher: Teacher, options: FretOptions) -> FretRow | Quarantined:
+def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teacher) -> Iterable[Scores]:
+    requests = (
+        RankRequest(hood.query, [store.passage(passage_id) for passage_id in hood.passage_ids], hood.miner_scores)
+        for hood in hoods
+    )
+    if isinstance(teacher, AsksMany):
+        return teacher.rank_many(list(requests))
+    return (teacher.rank(request.query, request.candidates, request.miner_scores) for request in requests)
+
+
+def _row(hood: Neighbourhood, scores: Scores, options: FretOptions) -> FretRow | Quarantined:
     query = hood.query
-    passages = [store.passage(passage_id) for passage_id in hood.passage_ids]
-    scores = teacher.rank(query, passages, hood.miner_scores)
+    if scores.error:
+        return Quarantined("fret", query.seed_id, f"not ranked: {scores.error}", query.query)
     candidates = fuse(hood.passage_ids, hood.miner_scores, scores.ql, scores.rc, options.rrf_k)
     decision = decide(candidates, query.seed_id, query.query, options)
     if decision.reason:

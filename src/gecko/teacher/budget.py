@@ -75,8 +75,6 @@ class Budget:
         price: None where it is not known.
         max_usd: Cap in US dollars on all calls of the run's ledger, earlier sessions included; None for no cap.
         max_tokens: Cap on input and output tokens together; None for no cap.
-        spent_usd: What earlier sessions of the run spent.
-        spent_tokens: What earlier sessions of the run used.
 
     Raises:
         UsageError: A cap in dollars on a model whose price is not known.
@@ -88,8 +86,6 @@ class Budget:
         *,
         max_usd: float | None = None,
         max_tokens: int | None = None,
-        spent_usd: float = 0.0,
-        spent_tokens: int = 0,
     ) -> None:
         if max_usd is not None and price is None:
             raise UsageError(
@@ -100,14 +96,18 @@ class Budget:
         self._price = price
         self._max_usd = max_usd
         self._max_tokens = max_tokens
-        self.usd = spent_usd
-        self.tokens = spent_tokens
+        self.usd = 0.0
+        self.tokens = 0
         self._reserved_tokens = 0.0
         self._reserved_usd = 0.0
         self._characters: dict[str, int] = defaultdict(int)
         self._input: dict[str, int] = defaultdict(int)
         self._output: dict[str, int] = defaultdict(int)
         self._answers: dict[str, int] = defaultdict(int)
+
+    def start_from(self, usd: float, tokens: int) -> None:
+        """Take over what the run has spent so far, in earlier sessions and by its other teacher."""
+        self.usd, self.tokens = usd, tokens
 
     @property
     def price_known(self) -> bool:

@@ -136,6 +136,8 @@ class Caller:
         return await asyncio.shield(future)
 
     async def _map(self, work: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+        spent = self._ledger.stats()
+        self._budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
         results: dict[int, Result] = {}
         numbered = iter(enumerate(items))
 

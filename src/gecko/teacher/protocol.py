@@ -40,11 +40,18 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A teacher's reply to one seed passage; ``skip`` is the reason where it wrote no query."""
+    """A teacher's reply to one seed passage.
+
+    Attributes:
+        skip: The teacher's reason where it wrote no query.
+        error: Why there is no usable query although the teacher wrote, or should have written, one.
+        raw: The reply as it came.
+    """
 
     task: str
     query: str
     skip: str | None = None
+    error: str = ""
     raw: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -59,6 +66,7 @@ class Scores:
         rc: Relevance, on the scale 0 to 3.
         rung: Which capability produced them.
         note: What a reader of the run should know of them, such as why there are none.
+        error: Why the query could not be ranked at all; such a query is set aside.
     """
 
     ql: Sequence[float | None]
@@ -67,6 +75,16 @@ class Scores:
     input_tokens: int = 0
     output_tokens: int = 0
     note: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """A query to be ranked, its candidates, and their cosines to it where known."""
+
+    query: GeneratedQuery
+    candidates: Sequence[Passage]
+    miner_scores: Sequence[float] | None = None
 
 
 class PassageStore(Protocol):
@@ -139,3 +157,18 @@ class DependsOnCorpus(Protocol):
     """
 
     corpus_mark: str
+
+
+@runtime_checkable
+class AsksMany(Protocol):
+    """A teacher that asks many questions at once, and so wants many rows at once.
+
+    Attributes:
+        rows_at_once: How many.
+    """
+
+    rows_at_once: int
+
+    def rank_many(self, requests: Sequence[RankRequest]) -> list[Scores]:
+        """Score the candidates of several queries."""
+        ...

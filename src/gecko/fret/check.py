@@ -1,0 +1,160 @@
+"""Is a teacher's ranking worth training on? The paper's own test of its ranker (table 6), on a labelled corpus.
+
+A teacher passes where the fused order is no worse than the better of its two scores, and that no worse than the miner.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gecko.corpus.language import detect
+from gecko.errors import UsageError
+from gecko.evaluate.beir import BeirSet, load_beir
+from gecko.evaluate.compare import paired_bootstrap
+from gecko.evaluate.evaluate import Embedder
+from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, top_k
+from gecko.fret.rank import fuse
+from gecko.records import Candidate, GeneratedQuery, Passage
+from gecko.teacher.protocol import Scores, Teacher
+
+_CUT = 10
+_FLAT_K = 60.0
+_ORDERS: dict[str, Callable[[Candidate], int]] = {
+    "miner": lambda candidate: candidate.miner_rank,
+    "ql": lambda candidate: candidate.ql_rank,
+    "rc": lambda candidate: candidate.rc_rank,
+    "rrf": lambda candidate: candidate.rank,
+}
+
+
+class JudgedCorpus:
+    """The documents of a labelled set as the passages a teacher is prepared for; ids are the set's own.
+
+    Attributes:
+        ids: Document ids in corpus order.
+        vectors: The miner's unit vectors in the same order.
+    """
+
+    def __init__(self, data: BeirSet, vectors: np.ndarray) -> None:
+        self.ids: Sequence[str] = data.doc_ids
+        self.vectors: Any = vectors
+        self._passages = [
+            Passage(doc_id, doc_id, title, text, data.name, detect(text))
+            for doc_id, title, text in zip(data.doc_ids, data.titles, data.texts, strict=True)
+        ]
+        self._position = {doc_id: position for position, doc_id in enumerate(data.doc_ids)}
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._passages)
+
+    def passage(self, passage_id: str) -> Passage:
+        """Fetch one passage."""
+        return self._passages[self._position[passage_id]]
+
+    def at(self, position: int) -> Passage:
+        """Fetch the passage at a corpus position."""
+        return self._passages[position]
+
+    def position(self, passage_id: str) -> int:
+        """Corpus position of a passage."""
+        return self._position[passage_id]
+
+
+def check_ranking(
+    teacher: Teacher,
+    beir_folder: Path,
+    *,
+    miner: Embedder,
+    sample: int = 200,
+    neighbours: int = 20,
+    split: str = "test",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a teacher's orders of the miner's candidates against people's judgements.
+
+    All orders are of the same candidates and are measured on the same judgements, so they differ in nothing but the
+    order; an answer the miner did not find counts against each alike (``recall_in_candidates`` says how many it found).
+
+    Args:
+        teacher: Prepared here for the set's corpus.
+        beir_folder: A labelled set in BEIR layout.
+        miner: The first embedder.
+        sample: Queries drawn; all where the split has no more.
+        neighbours: Candidates a query.
+        split: Which judgements.
+        seed: Seed of the draw and of the intervals.
+
+    Returns:
+        ``{"dataset", "n", "neighbours", "ndcg_at_10": {order: mean}, "delta_to_miner": {order: {"delta", "ci95"}},
+        "recall_in_candidates"}``, JSON-ready; orders are ``miner``, ``ql``, ``rc``, ``rrf`` (k = 0) and ``rrf60``.
+
+    Raises:
+        UsageError: ``sample`` or ``neighbours`` is below 1.
+        GeckoError: The folder is broken.
+    """
+    if sample < 1 or neighbours < 1:
+        raise UsageError(f"a check of {sample} queries with {neighbours} neighbours", "both must be at least 1")
+    data = load_beir(beir_folder, split)
+    asked = _draw(list(data.queries), sample, seed)
+    corpus = JudgedCorpus(data, miner.encode_passages(list(zip(data.titles, data.texts, strict=True))))
+    teacher.prepare(corpus)
+    texts = [data.queries[query_id] for query_id in asked]
+    positions, cosines = top_k(miner.encode_queries(texts), corpus.vectors, neighbours)
+    ranked: dict[str, list[list[int]]] = {name: [] for name in (*_ORDERS, f"rrf{_FLAT_K:g}")}
+    for text, found, scores in zip(texts, positions.tolist(), cosines.tolist(), strict=True):
+        reply = teacher.rank(_query(text), [corpus.at(position) for position in found], scores)
+        for name, candidates in _orders([corpus.ids[position] for position in found], scores, reply).items():
+            ranked[name].append([corpus.position(passage_id) for passage_id in candidates])
+    judged = [
+        {corpus.position(doc_id): float(grade) for doc_id, grade in data.qrels[query_id].items()} for query_id in asked
+    ]
+    scored = {name: ndcg_at_k(np.asarray(rows), judged, _CUT) for name, rows in ranked.items()}
+    return {
+        "dataset": data.name,
+        "n": len(asked),
+        "neighbours": positions.shape[1],
+        "ndcg_at_10": {name: float(values.mean()) for name, values in scored.items()},
+        "delta_to_miner": {
+            name: {
+                "delta": float((values - scored["miner"]).mean()),
+                "ci95": list(paired_bootstrap(scored["miner"], values, seed=seed)),
+            }
+            for name, values in scored.items()
+            if name != "miner"
+        },
+        "recall_in_candidates": float(recall_at_k(positions, judged, positions.shape[1]).mean()),
+    }
+
+
+def passes(check: dict[str, Any]) -> bool:
+    """Whether the fused order is no worse than the better single score, and that no worse than the miner (paper)."""
+    figures = check["ndcg_at_10"]
+    return bool(figures["rrf"] >= max(figures["ql"], figures["rc"]) >= figures["miner"])
+
+
+def _draw(query_ids: Sequence[str], sample: int, seed: int) -> list[str]:
+    """A sample in the set's own order; the same seed draws the same queries whatever the teacher."""
+    if sample >= len(query_ids):
+        return list(query_ids)
+    drawn = set(random.Random(seed).sample(range(len(query_ids)), sample))  # noqa: S311
+    return [query_id for position, query_id in enumerate(query_ids) if position in drawn]
+
+
+def _query(text: str) -> GeneratedQuery:
+    """A person's question as a teacher is given its own; nobody wrote it from a passage, so it has no seed."""
+    return GeneratedQuery("", "", text, detect(text), "", "", 0, 0)
+
+
+def _orders(passage_ids: Sequence[str], miner_scores: Sequence[float], scores: Scores) -> dict[str, list[str]]:
+    fused = fuse(passage_ids, miner_scores, scores.ql, scores.rc)
+    flat = fuse(passage_ids, miner_scores, scores.ql, scores.rc, _FLAT_K)
+    orders = {name: [c.passage_id for c in sorted(fused, key=rank)] for name, rank in _ORDERS.items()}
+    return {**orders, f"rrf{_FLAT_K:g}": [candidate.passage_id for candidate in flat]}
