@@ -44,6 +44,10 @@ def _out(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN401
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change one key of the recipe.")]
+MaxUsd = Annotated[
+    float | None, typer.Option(help="Stop before the teacher's calls cost more than this, in US dollars.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop before they use more tokens than this, in and out together.")]
 Sources = Annotated[list[str] | None, typer.Option("--corpus", help="File, folder, glob, BEIR folder or stdlib:.")]
 
 
@@ -124,6 +128,8 @@ def run(
     out: Annotated[Path, _out("Run directory; the same one resumes.")] = Path("runs/run"),
     settings: Settings = None,
     corpus: Sources = None,
+    max_usd: MaxUsd = None,
+    max_tokens: MaxTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Run all stages of a recipe, or go on where an earlier run stopped."""
@@ -131,9 +137,141 @@ def run(
     from gecko.recipe import load_recipe
     from gecko.run import run_recipe
 
-    summary = run_recipe(load_recipe(recipe, settings or (), corpus or ()), out, tell=_say)
+    changes = [*(settings or ()), *_caps(max_usd, max_tokens)]
+    summary = run_recipe(load_recipe(recipe, changes, corpus or ()), out, tell=_say)
     table = render_table(summary.evaluation) if summary.evaluation else ""
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
+
+
+@app.command(epilog="Example: gecko plan recipes/domain.yaml --corpus docs/ --set teacher.spec=openai:gpt-5-nano")
+@_verb
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    out: Annotated[Path | None, _out("Run directory whose passages and ledger are used; default: none.")] = None,
+    settings: Settings = None,
+    corpus: Sources = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will ask of its teacher, and its price, without asking it anything."""
+    from gecko.plan import plan_run, render_plan
+    from gecko.recipe import load_recipe
+
+    values = load_recipe(recipe, settings or (), corpus or ())
+    if out is not None:
+        value = plan_run(values, out, tell=_say)
+    else:
+        with tempfile.TemporaryDirectory(prefix="gecko-plan-") as folder:
+            value = plan_run(values, Path(folder), tell=_say)
+    _answer(as_json, value, render_plan(value))
+
+
+@app.command(epilog="Example: gecko distill --corpus passages/ --teacher openai:gpt-5-nano --out fret/ --max-usd 5")
+@_verb
+def distill(
+    corpus: Annotated[Path, typer.Option(help="Directory of passages, as gecko corpus or a run makes it.")],
+    teacher: Annotated[str, typer.Option(help="SPEC of the teacher, such as offline or openai:MODEL.")],
+    out: Annotated[Path, _out("Directory for the FRet rows; the same one resumes.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Seed passages to write queries for.")] = None,
+    max_usd: MaxUsd = None,
+    max_tokens: MaxTokens = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make FRet rows of passages: a teacher writes queries, ranks their neighbours, and picks positive and negative."""
+    from gecko.distill import distill as distill_passages
+    from gecko.recipe import load_recipe
+
+    changes = [*(settings or ()), f"teacher.spec={json.dumps(teacher)}", *_caps(max_usd, max_tokens)]
+    if limit is not None:
+        changes.append(f"fret.limit={limit}")
+    value = distill_passages(corpus, load_recipe(None, changes), out, tell=_say)
+    _answer(as_json, value, f"{value['rows']:,} FRet rows in {out}, {value['relabelled']:,} of them relabelled")
+
+
+teacher_app = typer.Typer(help="Find out what a teacher can do.", no_args_is_help=True)
+app.add_typer(teacher_app, name="teacher")
+
+
+@teacher_app.command(
+    "check",
+    epilog="Example: gecko teacher check openai:qwen3-8b --base-url http://localhost:8000/v1 --beir data/scifact",
+)
+@_verb
+def teacher_check(
+    spec: Annotated[str, typer.Argument(help="SPEC of the teacher.")],
+    beir: Annotated[
+        Path | None, typer.Option(help="BEIR folder: also measure its rankings on a labelled sample.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
+    sample: Annotated[int, typer.Option(min=1, help="Labelled queries to rank for.")] = 100,
+    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server, with its /v1.")] = None,
+    out: Annotated[Path, _out("Folder of the ledger: what was asked once is not asked again.")] = Path(
+        "runs/teacher-check"
+    ),
+    max_usd: MaxUsd = None,
+    max_tokens: MaxTokens = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out by asking what a teacher can do, how fast it is, and, with --beir, how well it ranks."""
+    from gecko.recipe import load_recipe
+    from gecko.teacher_check import check_teacher, render_check
+
+    changes = [*(settings or ()), *_caps(max_usd, max_tokens), f"teacher.spec={json.dumps(spec)}"]
+    if base_url is not None:
+        changes.append(f"teacher.base_url={json.dumps(base_url)}")
+    value = check_teacher(load_recipe(None, changes), out, beir, split=split, sample=sample, tell=_say)
+    _answer(as_json, value, render_check(value))
+
+
+ledger_app = typer.Typer(help="Look into the record of a run's teacher calls.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+LedgerPlace = Annotated[Path, typer.Argument(help="A run, a distilled folder or a ledger file.")]
+Kind = Annotated[str, typer.Option(help="Only calls of this kind: write, likelihood, labels, rank.")]
+
+
+@ledger_app.command("stats", epilog="Example: gecko ledger stats runs/docs")
+@_verb
+def ledger_stats(run: LedgerPlace, as_json: AsJson = False) -> None:
+    """Count the calls, tokens and dollars by kind and model."""
+    from gecko.teacher.ledger_view import open_ledger, render_totals
+
+    with open_ledger(run) as ledger:
+        value = {"total": ledger.stats(), "kinds": ledger.totals()}
+    _answer(as_json, value, render_totals(value))
+
+
+@ledger_app.command("show", epilog="Example: gecko ledger show runs/docs --failed --last 5")
+@_verb
+def ledger_show(
+    run: LedgerPlace,
+    kind: Kind = "",
+    failed: Annotated[bool, typer.Option("--failed", help="Only calls that failed.")] = False,
+    last: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest calls with what was asked and answered."""
+    from gecko.teacher.ledger_view import open_ledger, render_calls
+
+    with open_ledger(run) as ledger:
+        calls = list(ledger.calls(kind=kind, failed=failed or None, last=last))
+    _answer(as_json, {"calls": calls}, render_calls(calls))
+
+
+@ledger_app.command("export", epilog="Example: gecko ledger export runs/docs --out calls.jsonl")
+@_verb
+def ledger_export(
+    run: LedgerPlace,
+    out: Annotated[Path, _out("JSON Lines file.", "FILE")],
+    kind: Kind = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write every call, its prompt whole, as JSON Lines."""
+    from gecko.teacher.ledger_view import export_calls, open_ledger
+
+    with open_ledger(run) as ledger:
+        count = export_calls(ledger, out, kind=kind)
+    _answer(as_json, {"calls": count, "out": str(out)}, f"{count:,} calls in {out}")
 
 
 @app.command(epilog="Example: gecko corpus handbook/ notes.md --out passages/")
@@ -230,6 +368,11 @@ def report(
 
     path = write_report(run, out or run / "report.html")
     _answer(as_json, {"report": str(path)}, f"report  {path}")
+
+
+def _caps(max_usd: float | None, max_tokens: int | None) -> list[str]:
+    values = (("max_usd", max_usd), ("max_tokens", max_tokens))
+    return [f"teacher.{name}={value}" for name, value in values if value is not None]
 
 
 def _dims(text: str | None) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
+from gecko.teacher.options import TeacherOptions
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -20,14 +21,6 @@ class Section(BaseModel):
     """A part of the recipe: frozen, its numbers finite, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TeacherOptions(Section):
-    """Which language model writes the queries and ranks the candidates."""
-
-    spec: str = "offline"
-    writer: str | None = Field(default=None, description="another teacher for step 1; default: spec")
-    ranker: str | None = Field(default=None, description="another teacher for step 2; default: spec")
 
 
 class FretOptions(Section):

@@ -72,20 +72,18 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
     """
     check_run_folder(out)
     with locked(out):
-        context = RunContext(recipe=recipe, out=out)
+        context = RunContext(recipe=recipe, out=out, tell=tell)
         context.check()
         with atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
         summary = RunSummary(run=str(out))
         for stage in STAGES:
-            result = _run_stage(stage, context)
-            summary.stages.append(result)
-            state = "unchanged" if result.skipped else f"{result.seconds:.1f} s"
-            tell(f"{result.name:<10} {result.rows:>8,} {stage.unit:<12} {state}")
+            summary.stages.append(run_stage(stage, context, tell))
         tell(_shipped(read_json(context.folder("gate") / "gate.json") or {}))
         summary.evaluation = context.evaluation()
         summary.model = str(context.model_path())
         summary.report = str(out / "report.html")
+        summary.usd = context.ledger.stats()["usd"]
         write_json(out / "summary.json", summary.to_json())
         from gecko.report.report import write_report
 
@@ -100,7 +98,15 @@ def _shipped(verdict: dict[str, Any]) -> str:
     return f"shipped    {model}: {verdict.get('reason', '')}"
 
 
-def _run_stage(stage: Stage, context: RunContext) -> StageResult:
+def run_stage(stage: Stage, context: RunContext, tell: Callable[[str], None]) -> StageResult:
+    """Run a stage unless it is done, and tell in a line."""
+    result = _result_of(stage, context)
+    state = "unchanged" if result.skipped else f"{result.seconds:.1f} s"
+    tell(f"{result.name:<10} {result.rows:>8,} {stage.unit:<12} {state}")
+    return result
+
+
+def _result_of(stage: Stage, context: RunContext) -> StageResult:
     folder, mark = context.folder(stage.name), stage.mark(context)
     facts = finished(folder, mark)
     if facts is not None:

@@ -175,7 +175,7 @@ def claim_folder(folder: Path, schema: pa.Schema) -> None:
         raise UsageError(f"{folder} is part of a run", "choose another --out; gecko run replaces a run's passages")
     if not folder.is_dir() or (folder / _DONE).exists():
         return
-    names = {path.name for path in folder.iterdir()} - {_LOCK, _FRESH, _REJECTS}
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {_REJECTS}
     if names and not any(_OURS.fullmatch(name) and _has_schema(folder / name, schema) for name in names):
         raise UsageError(f"{folder} holds other files, such as {min(names)}", "choose a new folder for --out")
 

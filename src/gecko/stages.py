@@ -30,11 +30,18 @@ from gecko.shards import (
 
 @dataclass
 class RunContext:
-    """A run's recipe and directory, with what several stages share loaded once."""
+    """A run's recipe and directory, with what several stages share loaded once.
+
+    Attributes:
+        marks: Fingerprint of every stage seen so far.
+        places: Stages that lie elsewhere than in the run's directory.
+    """
 
     recipe: Recipe
     out: Path
     marks: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    tell: Callable[[str], None] | None = None
 
     def check(self) -> None:
         """Find mistakes that would otherwise show only after the work before them is done and paid for.
@@ -47,8 +54,8 @@ class RunContext:
         _ = self.writer, self.ranker
 
     def folder(self, name: str) -> Path:
-        """Directory of a stage."""
-        return self.out / name
+        """Directory of a stage: its name in the run's, unless it has another place."""
+        return self.places.get(name, self.out / name)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What a finished stage noted of itself."""
@@ -102,13 +109,20 @@ class RunContext:
         """Where the shipped model is."""
         return self.folder("model")
 
-    def _teacher(self, spec: str) -> Any:  # noqa: ANN401
+    @cached_property
+    def ledger(self) -> Any:  # noqa: ANN401
+        """The run's record of teacher calls."""
         from gecko.teacher.ledger import Ledger
-        from gecko.teacher.ledgered import LedgeredTeacher
+
+        return Ledger(self.out / "ledger.sqlite")
+
+    def _teacher(self, spec: str) -> Any:  # noqa: ANN401
         from gecko.teacher.open import open_teacher
 
-        teacher = open_teacher(spec, seed=self.recipe.seed, styles=self.recipe.fret.styles)
-        return LedgeredTeacher(teacher, Ledger(self.out / "ledger.sqlite"))
+        recipe = self.recipe
+        return open_teacher(
+            spec, self.ledger, options=recipe.teacher, seed=recipe.seed, styles=recipe.fret.styles, tell=self.tell
+        )
 
 
 @dataclass(frozen=True, slots=True)

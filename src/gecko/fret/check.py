@@ -20,7 +20,7 @@ from gecko.evaluate.evaluate import Embedder
 from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, top_k
 from gecko.fret.rank import fuse
 from gecko.records import Candidate, GeneratedQuery, Passage
-from gecko.teacher.protocol import Scores, Teacher
+from gecko.teacher.protocol import Ranker, Scores
 
 _CUT = 10
 _FLAT_K = 60.0
@@ -69,7 +69,7 @@ class JudgedCorpus:
 
 
 def check_ranking(
-    teacher: Teacher,
+    teacher: Ranker,
     beir_folder: Path,
     *,
     miner: Embedder,

@@ -176,6 +176,14 @@ class Engine(Protocol):
         """
         ...
 
+    def dialect(self) -> dict[str, Any]:
+        """What probing found out about how it wants to be asked; JSON, empty where there is nothing to know."""
+        ...
+
+    def set_dialect(self, dialect: dict[str, Any]) -> None:
+        """Take over what an earlier probing found out."""
+        ...
+
     async def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """Answer at most :attr:`batch` asks of one kind, in order.
 

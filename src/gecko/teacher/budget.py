@@ -114,6 +114,10 @@ class Budget:
         """Whether spend in dollars can be told."""
         return self._price is not None
 
+    def price_of(self, input_tokens: int, output_tokens: int) -> float | None:
+        """Dollars for tokens, none of them cached; None where the price is not known."""
+        return None if self._price is None else self._price.of(input_tokens, output_tokens)
+
     def reserve(self, ask: Ask) -> tuple[float, float] | None:
         """Set aside what a call is expected to cost; None where that could pass a cap.
 

@@ -52,6 +52,7 @@ class Caller:
     Attributes:
         calls_made: Answers that came from the model.
         calls_replayed: Answers that came from the ledger.
+        budget: What was spent, and the caps.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Caller:
     ) -> None:
         self._engine = engine
         self._ledger = ledger
-        self._budget = budget
+        self.budget = budget
         self._patience = patience or Patience()
         self._traffic = Traffic(most=engine.in_flight, limit=float(engine.in_flight))
         self._waiting: deque[_Job] = deque()
@@ -137,14 +138,14 @@ class Caller:
 
     async def _map(self, work: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
         spent = self._ledger.stats()
-        self._budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
+        self.budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
         results: dict[int, Result] = {}
         numbered = iter(enumerate(items))
 
         async def worker() -> None:
             for index, item in numbered:
                 results[index] = await work(item)
-                self.progress.row(self._budget)
+                self.progress.row(self.budget)
 
         width = min(len(items), 2 * self._engine.in_flight * self._engine.batch)
         try:
@@ -192,7 +193,7 @@ class Caller:
             jobs, reserved = self._take()
             if not jobs:
                 if traffic.active == 0:  # with calls under way, their real cost may leave room
-                    self._stop(self._budget.reached())
+                    self._stop(self.budget.reached())
                 return
             traffic.active += 1
             task = loop.create_task(self._serve(jobs, reserved))
@@ -211,7 +212,7 @@ class Caller:
             job = self._waiting[0]
             if jobs and job.ask.kind != jobs[0].ask.kind:
                 break
-            room = self._budget.reserve(job.ask)
+            room = self.budget.reserve(job.ask)
             if room is None:
                 break
             jobs.append(self._waiting.popleft())
@@ -232,7 +233,7 @@ class Caller:
             self._settle_failure(jobs, reserved, late, time.monotonic() - started)
         except asyncio.CancelledError:
             for room in reserved:
-                self._budget.release(room)
+                self.budget.release(room)
             raise
         except Exception as error:  # an engine's own fault must end the run in a line, not hang it
             self._stop(GeckoError(f"{self._engine.name} failed: {type(error).__name__}: {error}", "see the traceback"))
@@ -249,7 +250,7 @@ class Caller:
         self._traffic.answer()
         calls = []
         for job, room, answer in zip(jobs, reserved, answers, strict=True):
-            usd = self._budget.settle(job.ask, room, answer)
+            usd = self.budget.settle(job.ask, room, answer)
             calls.append(self._call(job, answer, usd, seconds))
         try:
             self._ledger.put_many(calls)
@@ -268,7 +269,7 @@ class Caller:
         lost = Answer(input_tokens=error.input_tokens, output_tokens=error.output_tokens, error=str(error))
         with contextlib.suppress(GeckoError):
             self._ledger.put_many(
-                self._call(job, lost, self._budget.settle(job.ask, room, lost), seconds)
+                self._call(job, lost, self.budget.settle(job.ask, room, lost), seconds)
                 for job, room in zip(jobs, reserved, strict=True)
             )
         if error.fatal:

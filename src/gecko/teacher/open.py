@@ -1,47 +1,125 @@
-"""A teacher from its SPEC (design: command line)."""
+"""A teacher from its SPEC (design: command line), its calls kept in a ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gecko.errors import UsageError
+from gecko.teacher.ask import Engine
+from gecko.teacher.options import TeacherOptions
 from gecko.teacher.protocol import Teacher
 
-_PLANNED = ("openai", "transformers", "llama-cpp", "cross-encoder")
+if TYPE_CHECKING:
+    from gecko.teacher.ledger import Ledger
+    from gecko.teacher.ledgered import LedgeredTeacher
+    from gecko.teacher.llm import LLMTeacher
+
+SPECS = "offline, recorded:DIR, openai:MODEL, transformers:MODEL, llama-cpp:FILE.gguf, cross-encoder:MODEL (ranking)"
+ENGINES = ("openai", "transformers", "llama-cpp")
 
 
 def open_teacher(
-    spec: str, *, seed: int = 0, options: Mapping[str, Any] | None = None, styles: Mapping[str, float] | None = None
-) -> Teacher:
-    """Open the teacher a SPEC names.
+    spec: str,
+    ledger: Ledger,
+    *,
+    options: TeacherOptions | None = None,
+    seed: int = 0,
+    styles: dict[str, float] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> LedgeredTeacher | LLMTeacher:
+    """Open the teacher a SPEC names; it makes no call before it is asked something.
 
     Args:
-        spec: ``offline`` or ``recorded:DIR``.
-        seed: Seed of the offline teacher's choices.
-        options: Options of that teacher; the offline teacher has ``styles``.
-        styles: Short for ``options["styles"]``: the offline teacher's mix of query styles; empty keeps its own.
+        spec: One of :data:`SPECS`.
+        ledger: Where its calls are kept and found.
+        options: How a language model is asked.
+        seed: Seed of the teacher's choices.
+        styles: The offline teacher's mix of query styles; empty keeps its own.
+        tell: Receives progress lines.
 
     Raises:
-        UsageError: The SPEC names no teacher that is built.
+        UsageError: The SPEC names no teacher, or an option is not for it.
+        GeckoError: The teacher's files cannot be read.
+    """
+    options = options or TeacherOptions()
+    if spec.partition(":")[0] not in ENGINES:
+        from gecko.teacher.ledgered import LedgeredTeacher
+
+        return LedgeredTeacher(open_plain(spec, seed=seed, styles=styles), ledger)
+    import logging
+
+    from gecko.teacher.budget import Budget, Price, price_of
+    from gecko.teacher.caller import Caller
+    from gecko.teacher.llm import LLMTeacher
+    from gecko.teacher.traffic import Patience
+
+    engine = open_engine(spec, options)
+    price = Price(**options.price.model_dump()) if options.price else price_of(engine.name)
+    caller = Caller(
+        engine,
+        ledger,
+        Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens),
+        patience=Patience(call_seconds=5 * options.timeout),
+        tell=tell or logging.getLogger("gecko.teacher").info,
+    )
+    return LLMTeacher(
+        engine,
+        caller,
+        ledger,
+        prompts=options.prompts,
+        temperature=options.temperature,
+        max_tokens=options.reply_tokens,
+        rung=options.rung,
+        seed=seed,
+    )
+
+
+def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = None) -> Teacher:
+    """Open a teacher that is no language model.
+
+    Raises:
+        UsageError: The SPEC names no such teacher.
         GeckoError: The teacher's files cannot be read.
     """
     kind, _, argument = spec.partition(":")
-    chosen = dict(options or {})
-    if styles:
-        chosen["styles"] = styles
-    unknown = sorted(set(chosen) - {"styles"})
-    if unknown:
-        raise UsageError(f"unknown teacher option {unknown[0]}", "known is styles")
     if kind == "offline" and not argument:
         from gecko.teacher.offline.teacher import OfflineTeacher
 
-        return OfflineTeacher(seed=seed, styles=chosen.get("styles"))
+        return OfflineTeacher(seed=seed, styles=styles)
     if kind == "recorded" and argument:
         from gecko.teacher.recorded import RecordedTeacher
 
         return RecordedTeacher(Path(argument))
-    if kind in _PLANNED:
-        raise UsageError(f"teacher {spec!r} is not built yet", "use offline or recorded:DIR")
-    raise UsageError(f"unknown teacher {spec!r}", "known are offline and recorded:DIR")
+    if kind == "cross-encoder" and argument:
+        from gecko.teacher.cross_encoder import CrossEncoderTeacher
+
+        return CrossEncoderTeacher(argument)
+    raise UsageError(f"unknown teacher {spec!r}", f"known are {SPECS}")
+
+
+def open_engine(spec: str, options: TeacherOptions) -> Engine:
+    """Open the language model a SPEC names.
+
+    Raises:
+        UsageError: The SPEC names no language model.
+        GeckoError: Its files or the library that runs it are missing.
+    """
+    kind, _, argument = spec.partition(":")
+    if not argument:
+        raise UsageError(f"teacher {spec!r} does not say which model", f"known are {SPECS}")
+    if kind == "openai":
+        from gecko.teacher.openai import OpenAIEngine
+
+        return OpenAIEngine(argument, base_url=options.base_url, in_flight=options.in_flight, timeout=options.timeout)
+    given: dict[str, Any] = {} if options.batch_size is None else {"batch": options.batch_size}
+    if kind == "transformers":
+        from gecko.teacher.transformers import TransformersEngine
+
+        return TransformersEngine(argument, **given)
+    if kind == "llama-cpp":
+        from gecko.teacher.llama_cpp import LlamaCppEngine
+
+        return LlamaCppEngine(Path(argument), context=options.context)
+    raise UsageError(f"teacher {spec!r} is no language model", f"known are {SPECS}")

@@ -107,7 +107,21 @@ class PassageStore(Protocol):
         ...
 
 
-class Teacher(Protocol):
+class Ranker(Protocol):
+    """The part of a teacher that ranks."""
+
+    def prepare(self, passages: PassageStore) -> None:
+        """Look at the corpus once before any call."""
+        ...
+
+    def rank(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
+    ) -> Scores:
+        """Score a query's candidates (FRet step 2); ``miner_scores`` are their cosines, where known."""
+        ...
+
+
+class Teacher(Ranker, Protocol):
     """A language model, or what stands for one, that writes queries and ranks candidates.
 
     Attributes:
@@ -124,18 +138,8 @@ class Teacher(Protocol):
     rung: str
     fingerprint: str
 
-    def prepare(self, passages: PassageStore) -> None:
-        """Look at the corpus once before any call."""
-        ...
-
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write a task and a query for each seed (FRet step 1)."""
-        ...
-
-    def rank(
-        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
-    ) -> Scores:
-        """Score a query's candidates (FRet step 2); ``miner_scores`` are their cosines, where known."""
         ...
 
 

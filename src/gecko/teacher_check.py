@@ -1,0 +1,140 @@
+"""What a teacher can do, found out by asking it (``gecko teacher check``)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gecko.recipe import Recipe
+from gecko.records import Passage
+from gecko.teacher.ledger import Ledger
+from gecko.teacher.llm import LLMTeacher, best_rung
+from gecko.teacher.open import open_teacher
+
+_WHY = {
+    "ql+rc": "it gives the log-probabilities of a given text and of every label: QL and RC are exact, as in the paper",
+    "ql+rc-topk": "it gives the log-probabilities of a given text, and of the likeliest next tokens only: QL is exact, "
+    "a label that is not among them is floored",
+    "rc+listwise": "it gives no log-probabilities of a given text: RC comes from its next tokens, and its own order of "
+    "the candidates stands for QL",
+    "graded+listwise": "it gives no log-probabilities: it grades and orders the candidates in words",
+}
+# Read by the teacher to see how fast it is; nothing is done with what it writes.
+_PASSAGES = tuple(
+    Passage(f"check-{number}", f"check-{number}", title, text, "", "en")
+    for number, (title, text) in enumerate(
+        (
+            (
+                "Loft ladders",
+                "A folding ladder needs a hatch of at least 60 by 120 cm; measure the swing before you cut.",
+            ),
+            (
+                "Late invoices",
+                "Interest on an unpaid invoice runs from the thirty-first day, whether or not it was claimed.",
+            ),
+            ("Tide tables", "Spring tides follow the new and the full moon by a day or two, and neaps the half moons."),
+        )
+    )
+)
+
+
+def check_teacher(
+    recipe: Recipe, out: Path, beir: Path | None, *, split: str, sample: int, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Probe a teacher, time it, and measure its rankings where there are judgements.
+
+    Args:
+        recipe: Its ``teacher``, ``fret`` and ``seed`` count.
+        out: Folder of the ledger, so that a check made again costs nothing.
+        beir: A BEIR folder to rank for, or None.
+        split: Split of its judgements.
+        sample: Queries to rank for.
+        tell: Receives progress lines.
+
+    Raises:
+        GeckoError: The teacher does not answer, or the judgements cannot be read.
+    """
+    spec = recipe.teacher.ranker or recipe.teacher.spec
+    with Ledger(out / "ledger.sqlite") as ledger:
+        teacher = open_teacher(spec, ledger, options=recipe.teacher, seed=recipe.seed, tell=tell)
+        value: dict[str, Any] = {"teacher": teacher.name}
+        if isinstance(teacher, LLMTeacher):
+            capabilities = teacher.probe()
+            best = best_rung(capabilities)
+            value |= {
+                "capabilities": asdict(capabilities),
+                "best_rung": best,
+                "rung": teacher.rung,
+                "why": _WHY[teacher.rung],
+                **_speed(teacher),
+                "price_known": teacher.price(1, 1) is not None,
+            }
+        else:
+            value |= {
+                "capabilities": asdict(teacher.capabilities),
+                "rung": teacher.rung,
+                "why": "it is no language model",
+            }
+        if beir is not None:
+            from gecko.embedder.embedder import Embedder
+            from gecko.fret.check import check_ranking, passes
+
+            value["ranking"] = check_ranking(
+                teacher,
+                beir,
+                miner=Embedder(recipe.fret.miner),
+                sample=sample,
+                neighbours=recipe.fret.neighbours,
+                split=split,
+                seed=recipe.seed,
+            )
+            value["ranking"]["good_enough"] = passes(value["ranking"])
+        value["spent"] = ledger.stats()
+    return value
+
+
+def render_check(value: dict[str, Any]) -> str:
+    """What was found, for people."""
+    lines = [f"teacher  {value['teacher']}", f"rung     {value['rung']}: {value['why']}"]
+    able = [name.replace("_", " ") for name, found in value["capabilities"].items() if found]
+    lines.append(f"can      {', '.join(able) or 'rank only'}")
+    if "seconds_a_call" in value:
+        lines.append(
+            f"speed    {value['seconds_a_call']:.2f} s a call, {value['tokens_per_second']:,.0f} tokens/s one at a time"
+        )
+        sample = value["sample"]
+        lines.append(f"wrote    {sample['query'] or '(nothing usable: ' + sample['problem'] + ')'}")
+        if not value["price_known"]:
+            lines.append("price    not known: --set 'teacher.price={input: X, output: Y}', in dollars a million tokens")
+    if "ranking" in value:
+        ranking = value["ranking"]
+        figures = ranking["ndcg_at_10"]
+        lines.append(
+            f"ranking  nDCG@10 of {ranking['n']} queries of {ranking['dataset']}: "
+            + ", ".join(f"{name} {100 * figures[name]:.1f}" for name in ("miner", "ql", "rc", "rrf"))
+        )
+        good = ranking["good_enough"]
+        lines.append(
+            "verdict  good enough: fusing both beats either, and either beats the miner (the paper's test)"
+            if good
+            else "verdict  not clearly good enough by the paper's test (RRF >= max(QL, RC) >= miner)"
+        )
+    return "\n".join(lines)
+
+
+def _speed(teacher: LLMTeacher) -> dict[str, Any]:
+    seconds, tokens, last = [], 0, None
+    for passage in _PASSAGES:
+        started = time.monotonic()
+        last = teacher.write([passage])[0]
+        seconds.append(time.monotonic() - started)
+        tokens += last.input_tokens + last.output_tokens
+    assert last is not None  # noqa: S101 - there are passages
+    return {
+        "seconds_a_call": sum(seconds) / len(seconds),
+        "tokens_per_second": tokens / max(sum(seconds), 1e-9),
+        "sample": {"task": last.task, "query": last.query, "problem": last.error or last.skip or ""},
+    }

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gecko.errors import GeckoError
+from gecko.fret.generate import generate
+from gecko.fret.rank import fuse
+from gecko.records import GeneratedQuery, Passage, Quarantined
+from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Write
+from gecko.teacher.budget import FREE, Budget
+from gecko.teacher.caller import Caller
+from gecko.teacher.ledger import Ledger
+from gecko.teacher.llm import LLMTeacher, best_rung, expected_relevance
+from gecko.teacher.prompting import PromptOptions
+from gecko.teacher.protocol import Capabilities, RankRequest
+from gecko.teacher.traffic import Patience
+
+EXACT = Capabilities(generate=True, prompt_logprobs=True, label_logprobs_exact=True)
+TOPK = Capabilities(generate=True, prompt_logprobs=True, label_logprobs_topk=20)
+CHAT = Capabilities(generate=True, label_logprobs_topk=20)
+TEXT = Capabilities(generate=True)
+
+
+class ScriptedEngine:
+    """Relevance is how many of the query's words a passage holds; replies may be replaced one by one."""
+
+    def __init__(self, capabilities: Capabilities, replies: Sequence[Answer | EngineError] = ()) -> None:
+        self.name = "openai:scripted"
+        self.fingerprint = "scripted"
+        self.in_flight, self.batch = 4, 1
+        self.asked: list[Ask] = []
+        self.probes = 0
+        self._capabilities = capabilities
+        self._replies = list(replies)
+        self._dialect: dict[str, Any] = {}
+
+    async def capabilities(self) -> Capabilities:
+        self.probes += 1
+        self._dialect = {"found": True}
+        return self._capabilities
+
+    def dialect(self) -> dict[str, Any]:
+        return self._dialect
+
+    def set_dialect(self, dialect: dict[str, Any]) -> None:
+        self._dialect = dialect
+
+    async def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        (ask,) = asks
+        self.asked.append(ask)
+        if self._replies:
+            reply = self._replies.pop(0)
+            if isinstance(reply, EngineError):
+                raise reply
+            return [reply]
+        return [self._reply(ask)]
+
+    def _reply(self, ask: Ask) -> Answer:
+        own = ask.prompt.own
+        if isinstance(ask, Likelihood):
+            held = sum(word in own for word in ask.continuation.split())
+            return Answer(logprobs=(-10.0 + held, -1.0), input_tokens=7, output_tokens=1)
+        if isinstance(ask, Labels):
+            query, _, passage = own.partition("\n")
+            held = sum(word in passage for word in query.split()[1:])
+            labels = {label: -abs(int(label) - min(held, 3)) * 2.0 for label in ask.labels}
+            return Answer(labels=labels, input_tokens=5, output_tokens=1)
+        if "grades" in str(ask.schema):
+            count = own.count("\n[")
+            reply: dict[str, Any] = {"grades": [3] + [0] * (count - 1), "order": list(range(1, count + 1))}
+            return Answer(text=json.dumps(reply), finish="stop", input_tokens=50, output_tokens=9)
+        if "order" in str(ask.schema):
+            count = own.count("\n[")
+            return Answer(text=json.dumps({"order": list(range(count, 0, -1))}), finish="stop", input_tokens=40)
+        return written("Given a question, find a passage that answers it.", "where does the red fox sleep")
+
+    async def count_tokens(self, text: str) -> int | None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+def written(task: str, query: str, skip: str = "") -> Answer:
+    text = json.dumps({"skip": skip, "task": task, "query": query})
+    return Answer(text=text, finish="stop", input_tokens=30, output_tokens=12)
+
+
+def passage(name: str, text: str) -> Passage:
+    return Passage(name, name, f"Title {name}", text, "", "en")
+
+
+def teacher(engine: ScriptedEngine, folder: Path, **options: Any) -> LLMTeacher:
+    ledger = Ledger(folder / "ledger.sqlite")
+    caller = Caller(engine, ledger, Budget(FREE), patience=Patience(backoff_seconds=0.001))
+    return LLMTeacher(engine, caller, ledger, prompts=PromptOptions(), **options)
+
+
+SEED = passage("a", "The red fox sleeps below the old oak near the mill.")
+REQUEST = RankRequest(
+    GeneratedQuery("a", "t", "red fox oak", "en", "x", "x", 0, 0),
+    [passage("b", "A blue house by the river."), SEED, passage("c", "The red barn.")],
+)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "rung", "asks"),
+    [(EXACT, "ql+rc", 6), (TOPK, "ql+rc-topk", 6), (CHAT, "rc+listwise", 4), (TEXT, "graded+listwise", 1)],
+)
+def test_every_rung_asks_what_it_can_and_scores_every_candidate(
+    tmp_path: Path, capabilities: Capabilities, rung: str, asks: int
+) -> None:
+    engine = ScriptedEngine(capabilities)
+    asked = teacher(engine, tmp_path)
+    assert best_rung(capabilities) == rung
+    planned = asked.ranking_asks(REQUEST, rung)
+    scores = asked.rank_many([REQUEST])[0]
+    assert scores.rung == rung
+    assert [ask for _, ask in planned] == sorted(engine.asked, key=[ask for _, ask in planned].index)
+    assert len(engine.asked) == asks
+    assert not scores.error
+    assert all(score is not None for score in (*scores.ql, *scores.rc))
+    if rung.startswith("ql"):
+        ranked = fuse(["b", "a", "c"], [0.9, 0.8, 0.7], scores.ql, scores.rc)
+        assert [candidate.passage_id for candidate in ranked] == ["a", "c", "b"]
+        assert scores.input_tokens == 3 * 7 + 3 * 5
+
+
+def test_expected_relevance_is_the_weighed_grade() -> None:
+    assert expected_relevance({"0": -1.0, "1": -1.0, "2": -1.0, "3": -1.0}) == pytest.approx(1.5)
+    assert expected_relevance({"0": -900.0, "1": -900.0, "2": -900.0, "3": 0.0}) == pytest.approx(3.0)
+    assert expected_relevance({"0": math.log(0.25), "3": math.log(0.75)}) == pytest.approx(2.25)
+
+
+def test_a_run_that_goes_on_neither_probes_nor_asks_again(tmp_path: Path) -> None:
+    first = ScriptedEngine(CHAT)
+    scores = teacher(first, tmp_path).rank_many([REQUEST] * 2)
+    again = ScriptedEngine(TEXT)
+    asked = teacher(again, tmp_path)
+    assert asked.likely_rung() == ("rc+listwise", False)
+    assert asked.rank_many([REQUEST] * 2) == scores
+    assert (again.probes, again.asked, again.dialect()) == (0, [], {"found": True})
+
+
+def test_a_rung_below_the_best_may_be_chosen_and_one_above_it_not(tmp_path: Path) -> None:
+    assert teacher(ScriptedEngine(EXACT), tmp_path / "a", rung="graded+listwise").rank_many([REQUEST])[0].rung == (
+        "graded+listwise"
+    )
+    with pytest.raises(GeckoError, match="cannot be asked for ql") as caught:
+        teacher(ScriptedEngine(CHAT), tmp_path / "b", rung="ql+rc").rank_many([REQUEST])
+    assert "rc+listwise" in caught.value.hint
+
+
+def test_a_reply_in_a_wrong_form_is_shown_to_the_model_once(tmp_path: Path) -> None:
+    bad = Answer(text='{"task": "Given a question, find a passage that answers it."}', finish="stop", output_tokens=5)
+    engine = ScriptedEngine(TEXT, [bad])
+    (reply,) = teacher(engine, tmp_path).write([SEED])
+    assert reply.query == "where does the red fox sleep"
+    assert [type(ask) for ask in engine.asked] == [Write, Write]
+    assert bad.text in engine.asked[1].prompt.own
+    assert reply.output_tokens == 5 + 12
+    engine = ScriptedEngine(TEXT, [bad, bad])
+    (reply,) = teacher(engine, tmp_path / "twice").write([SEED])
+    assert (reply.error, reply.raw, len(engine.asked)) == (
+        "the reply holds no JSON object with query or skip",
+        bad.text,
+        2,
+    )
+
+
+def test_a_cut_reply_is_asked_for_again_with_more_room_and_is_then_called_truncated(tmp_path: Path) -> None:
+    cut = Answer(text='{"skip": "", "task": "Given a', finish="length", output_tokens=300)
+    engine = ScriptedEngine(TEXT, [cut, cut])
+    (reply,) = teacher(engine, tmp_path).write([SEED])
+    assert "truncated" in reply.error
+    assert [ask.max_tokens for ask in engine.asked if isinstance(ask, Write)] == [300, 600]
+
+
+def test_skips_leaning_queries_and_failures_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
+    task = "Given a question, find a passage that answers it."
+    replies = [
+        written("", "", skip="a bare signature"),
+        written(task, "what does the fox do according to this passage"),
+        EngineError("400 the content filter refused it"),
+        written(task, "where does the red fox sleep"),
+    ]
+    engine = ScriptedEngine(TEXT, replies)
+    engine.in_flight = 1
+    seeds = [passage(name, f"The red fox {name} sleeps below the old oak.") for name in "abcd"]
+    rows = list(generate(seeds, teacher(engine, tmp_path)))  # type: ignore[arg-type]
+    reasons = [row.reason if isinstance(row, Quarantined) else row.query for row in rows]
+    assert reasons[0] == "skipped by the teacher: a bare signature"
+    assert "passage" in reasons[1]
+    assert reasons[2] == "400 the content filter refused it"
+    assert reasons[3] == "where does the red fox sleep"
+    assert len(rows) == len(seeds)
+
+
+def test_a_candidate_that_could_not_be_scored_is_told_and_all_of_them_is_an_error(tmp_path: Path) -> None:
+    engine = ScriptedEngine(EXACT, [EngineError("400 too long")])
+    scores = teacher(engine, tmp_path).rank_many([REQUEST])[0]
+    assert sum(score is None for score in (*scores.ql, *scores.rc)) == 1
+    assert scores.note == "1 of 6 calls failed, the first with: 400 too long"
+    assert not scores.error
+    engine = ScriptedEngine(EXACT, [EngineError("400 too long")] * 6)
+    assert "6 of 6 calls failed" in teacher(engine, tmp_path / "all").rank_many([REQUEST])[0].error
+    engine = ScriptedEngine(TEXT, [Answer(text="I'd rather not.", finish="stop")] * 2)
+    assert teacher(engine, tmp_path / "text").rank_many([REQUEST])[0].error
+
+
+def test_floored_labels_are_told(tmp_path: Path) -> None:
+    floored = Answer(labels={"0": -1.0, "1": -2.0, "2": -9.0, "3": -9.0}, floored=("2", "3"))
+    engine = ScriptedEngine(TOPK, [floored])
+    engine.in_flight = 1  # the labels are asked first
+    scores = teacher(engine, tmp_path).rank_many([REQUEST])[0]
+    assert scores.note == "a label was missing and floored for 1 of 3 candidates"
+
+
+def test_an_endpoint_that_does_not_answer_the_probe_is_told_in_a_line(tmp_path: Path) -> None:
+    engine = ScriptedEngine(TEXT)
+
+    async def nobody() -> Capabilities:
+        raise EngineError("connection refused", retry=True, unreachable=True)
+
+    engine.capabilities = nobody  # type: ignore[method-assign]
+    with pytest.raises(GeckoError, match="openai:scripted does not answer: connection refused"):
+        teacher(engine, tmp_path).write([SEED])
