@@ -29,6 +29,11 @@ class Price:
     output: float
     cached: float | None = None
 
+    def times(self, factor: float) -> Price:
+        """The price at a discount, or with a surcharge."""
+        cached = None if self.cached is None else self.cached * factor
+        return Price(self.input * factor, self.output * factor, cached)
+
     def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
         """Dollars for a call, or for many."""
         cached = self.input if self.cached is None else self.cached

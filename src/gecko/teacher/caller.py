@@ -33,7 +33,9 @@ _GRACE_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class _Job:
+class Job:
+    """An ask on its way to an answer."""
+
     ask: Ask
     key: str
     future: asyncio.Future[Answer]
@@ -69,7 +71,7 @@ class Caller:
         self.budget = budget
         self._patience = patience or Patience()
         self._traffic = Traffic(most=engine.in_flight, limit=float(engine.in_flight))
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._stopped: GeckoError | None = None
@@ -131,7 +133,7 @@ class Caller:
         if future is None:
             future = asyncio.get_running_loop().create_future()
             self._under_way[key] = future
-            self._waiting.append(_Job(ask, key, future))
+            self._waiting.append(Job(ask, key, future))
             self._pump()
         # Shielded: the same ask may be awaited twice, and one waiter's end must not cancel the other's.
         return await asyncio.shield(future)
@@ -147,10 +149,9 @@ class Caller:
                 results[index] = await work(item)
                 self.progress.row(self.budget)
 
-        width = min(len(items), 2 * self._engine.in_flight * self._engine.batch)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(width):
+                for _ in range(min(len(items), self._open_at_once())):
                     group.create_task(worker())
         except BaseExceptionGroup as failures:
             first = next(_leaves(failures))
@@ -169,6 +170,10 @@ class Caller:
             await asyncio.wait(set(self._serving), timeout=_GRACE_SECONDS)
         for task in self._serving:
             task.cancel()
+
+    def _open_at_once(self) -> int:
+        """Rows that are worked on at the same time: enough for a next ask to be there whenever one is answered."""
+        return 2 * self._engine.in_flight * self._engine.batch
 
     def _held(self, key: str) -> Answer | None:
         reply = self._ledger.get(key)
@@ -204,9 +209,9 @@ class Caller:
         self._wake = None
         self._pump()
 
-    def _take(self) -> tuple[list[_Job], list[tuple[float, float]]]:
+    def _take(self) -> tuple[list[Job], list[tuple[float, float]]]:
         """The next asks of one kind that the caps allow, as many as one call takes."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         reserved: list[tuple[float, float]] = []
         while self._waiting and len(jobs) < self._engine.batch:
             job = self._waiting[0]
@@ -219,7 +224,7 @@ class Caller:
             reserved.append(room)
         return jobs, reserved
 
-    async def _serve(self, jobs: list[_Job], reserved: list[tuple[float, float]]) -> None:
+    async def _serve(self, jobs: list[Job], reserved: list[tuple[float, float]]) -> None:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._patience.call_seconds):
@@ -245,7 +250,7 @@ class Caller:
             self._pump()
 
     def _settle(
-        self, jobs: list[_Job], reserved: list[tuple[float, float]], answers: list[Answer], seconds: float
+        self, jobs: list[Job], reserved: list[tuple[float, float]], answers: list[Answer], seconds: float
     ) -> None:
         self._traffic.answer()
         calls = []
@@ -263,7 +268,7 @@ class Caller:
             self._finish(job, answer)
 
     def _settle_failure(
-        self, jobs: list[_Job], reserved: list[tuple[float, float]], error: EngineError, seconds: float
+        self, jobs: list[Job], reserved: list[tuple[float, float]], error: EngineError, seconds: float
     ) -> None:
         now, traffic = time.monotonic(), self._traffic
         lost = Answer(input_tokens=error.input_tokens, output_tokens=error.output_tokens, error=str(error))
@@ -295,7 +300,7 @@ class Caller:
                 continue
             self._later(job, max(error.wait or 0.0, self._backoff(job)))
 
-    def _later(self, job: _Job, seconds: float) -> None:
+    def _later(self, job: Job, seconds: float) -> None:
         def again() -> None:
             if self._stopped is None and not job.future.done():
                 self._waiting.append(job)
@@ -303,12 +308,12 @@ class Caller:
 
         asyncio.get_running_loop().call_later(seconds, again)
 
-    def _backoff(self, job: _Job) -> float:
+    def _backoff(self, job: Job) -> float:
         tries = job.attempts + min(self._traffic.refusals, 8)
         wait = self._patience.backoff_seconds * 2 ** max(tries - 1, 0)
         return min(wait, self._patience.longest_backoff_seconds) * self._scatter.uniform(0.5, 1.0)
 
-    def _finish(self, job: _Job, answer: Answer) -> None:
+    def _finish(self, job: Job, answer: Answer) -> None:
         self._under_way.pop(job.key, None)
         if not job.future.done():
             job.future.set_result(answer)
@@ -324,7 +329,7 @@ class Caller:
                 future.exception()  # mark it as seen: its waiter may be gone
         self._under_way.clear()
 
-    def _call(self, job: _Job, answer: Answer, usd: float, seconds: float) -> Call:
+    def _call(self, job: Job, answer: Answer, usd: float, seconds: float) -> Call:
         request = {"model": self._engine.name, **asdict(job.ask)}
         request["prompt"]["shared"] = self._ledger.keep_text(request["prompt"]["shared"])
         return Call(

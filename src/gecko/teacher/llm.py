@@ -29,7 +29,6 @@ Rung = Literal["ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"]
 RUNGS: tuple[Rung, ...] = ("ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise")
 LABELS = ("0", "1", "2", "3")
 _VERSION = "1"  # raised when the same answers would be read as something else
-_ROWS_AT_ONCE = 1024
 _COUNTS_KEPT = 10_000
 
 Value = TypeVar("Value")
@@ -68,12 +67,8 @@ class LLMTeacher:
         max_tokens: Longest reply of step 1.
         rung: A rung to stand on, or ``auto`` for the best there is.
         seed: Seed of the task mix and of the sampling.
-
-    Attributes:
         rows_at_once: Rows it wants at once, so that there is always a next call to make.
     """
-
-    rows_at_once = _ROWS_AT_ONCE
 
     def __init__(
         self,
@@ -86,7 +81,9 @@ class LLMTeacher:
         max_tokens: int = 300,
         rung: Rung | Literal["auto"] = "auto",
         seed: int = 0,
+        rows_at_once: int = 1024,
     ) -> None:
+        self.rows_at_once = rows_at_once
         self.name = engine.name
         self.prompt_version = prompting.VERSION
         self.capabilities = Capabilities(generate=True)

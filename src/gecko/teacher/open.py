@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,16 @@ from gecko.teacher.options import TeacherOptions
 from gecko.teacher.protocol import Teacher
 
 if TYPE_CHECKING:
+    from gecko.teacher.caller import Caller
     from gecko.teacher.ledger import Ledger
     from gecko.teacher.ledgered import LedgeredTeacher
     from gecko.teacher.llm import LLMTeacher
 
+logger = logging.getLogger(__name__)
+
 SPECS = "offline, recorded:DIR, openai:MODEL, transformers:MODEL, llama-cpp:FILE.gguf, cross-encoder:MODEL (ranking)"
+# Rows begun at once: enough that there is always a next call to make; for batches, as many as there are.
+_ROWS, _BATCH_ROWS = 1024, 50_000
 ENGINES = ("openai", "transformers", "llama-cpp")
 
 
@@ -48,22 +54,10 @@ def open_teacher(
         from gecko.teacher.ledgered import LedgeredTeacher
 
         return LedgeredTeacher(open_plain(spec, seed=seed, styles=styles), ledger)
-    import logging
-
-    from gecko.teacher.budget import Budget, Price, price_of
-    from gecko.teacher.caller import Caller
     from gecko.teacher.llm import LLMTeacher
-    from gecko.teacher.traffic import Patience
 
     engine = open_engine(spec, options)
-    price = Price(**options.price.model_dump()) if options.price else price_of(engine.name)
-    caller = Caller(
-        engine,
-        ledger,
-        Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens),
-        patience=Patience(call_seconds=5 * options.timeout),
-        tell=tell or logging.getLogger("gecko.teacher").info,
-    )
+    caller = _caller(engine, ledger, options, tell or logger.info)
     return LLMTeacher(
         engine,
         caller,
@@ -73,7 +67,30 @@ def open_teacher(
         max_tokens=options.reply_tokens,
         rung=options.rung,
         seed=seed,
+        rows_at_once=_BATCH_ROWS if options.batch else _ROWS,
     )
+
+
+def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Callable[[str], None]) -> Caller:
+    from gecko.teacher.budget import Budget, Price, price_of
+    from gecko.teacher.caller import Caller
+    from gecko.teacher.traffic import Patience
+
+    price = Price(**options.price.model_dump()) if options.price else price_of(engine.name)
+    if not options.batch:
+        budget = Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens)
+        return Caller(engine, ledger, budget, patience=Patience(call_seconds=5 * options.timeout), tell=tell)
+    from gecko.teacher.batched import BATCH_DISCOUNT, BatchCaller
+    from gecko.teacher.openai import OpenAIEngine
+
+    if not isinstance(engine, OpenAIEngine):
+        raise UsageError(
+            "teacher.batch is for openai: teachers", "leave it out; a model in this process is asked at once"
+        )
+    if price is not None:
+        price = price.times(BATCH_DISCOUNT)
+    budget = Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens)
+    return BatchCaller(engine, ledger, budget, poll_seconds=options.poll_seconds, tell=tell)
 
 
 def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = None) -> Teacher:

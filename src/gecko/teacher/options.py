@@ -34,6 +34,8 @@ class TeacherOptions(BaseModel):
     context: int = Field(default=4096, ge=256, description="llama-cpp: tokens of a prompt and its reply")
     temperature: float = Field(default=0.7, ge=0, le=2, description="of step 1; ranking is always greedy")
     reply_tokens: int = Field(default=300, ge=16, description="longest reply of step 1")
+    batch: bool = Field(default=False, description="openai: through the Batch API, at half the price, within a day")
+    poll_seconds: float = Field(default=60.0, gt=0, description="how often a batch is asked for")
     rung: Literal["auto", "ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"] = "auto"
     max_usd: float | None = Field(default=None, gt=0, description="cap on the run's spend; needs a known price")
     max_tokens: int | None = Field(default=None, ge=1, description="cap on the run's input and output tokens")
