@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat
+.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -26,6 +26,20 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
+# The same model behind each engine. llama.cpp is compiled where no wheel is there, once.
+LLAMA := $(VENV)/.installed-llama
+$(LLAMA): $(STAMP)
+	@echo "installing llama.cpp into $(VENV) (compiled: ten minutes or more the first time)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[llama]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llama]'; \
+	fi
+	@touch $@
+
+test-engines: $(LLAMA)
+	$(BIN)/python -m pytest tests/engines $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
@@ -34,6 +48,9 @@ lint: setup
 # Whole runs on labelled corpora; each writes its table to docs/results/.
 bench-recorded bench-four-way bench-offline: setup
 	$(BIN)/python bench/quality.py $(@:bench-%=%)
+
+bench-teacher: setup
+	$(BIN)/python bench/teacher.py
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20
@@ -44,6 +61,10 @@ bench-compat: setup
 	@test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
 	@$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 'sentence-transformers==5.1.*' 'transformers<5'
 	$(BIN)/python bench/compat.py $(or $(MODEL),runs/demo/model) $(OLD)/bin/python
+
+# Asks the rankings that earlier runs left (bench-offline, bench-recorded, demo) again, a score at a time.
+bench-relabel: setup
+	$(BIN)/python bench/relabel.py
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

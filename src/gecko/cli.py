@@ -44,6 +44,7 @@ def _out(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN401
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change one key of the recipe.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server, with its /v1.")]
 MaxUsd = Annotated[
     float | None, typer.Option(help="Stop before the teacher's calls cost more than this, in US dollars.")
 ]
@@ -128,6 +129,7 @@ def run(
     out: Annotated[Path, _out("Run directory; the same one resumes.")] = Path("runs/run"),
     settings: Settings = None,
     corpus: Sources = None,
+    base_url: BaseUrl = None,
     max_usd: MaxUsd = None,
     max_tokens: MaxTokens = None,
     as_json: AsJson = False,
@@ -137,7 +139,7 @@ def run(
     from gecko.recipe import load_recipe
     from gecko.run import run_recipe
 
-    changes = [*(settings or ()), *_caps(max_usd, max_tokens)]
+    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens)]
     summary = run_recipe(load_recipe(recipe, changes, corpus or ()), out, tell=_say)
     table = render_table(summary.evaluation) if summary.evaluation else ""
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
@@ -150,13 +152,14 @@ def plan(
     out: Annotated[Path | None, _out("Run directory whose passages and ledger are used; default: none.")] = None,
     settings: Settings = None,
     corpus: Sources = None,
+    base_url: BaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run will ask of its teacher, and its price, without asking it anything."""
     from gecko.plan import plan_run, render_plan
     from gecko.recipe import load_recipe
 
-    values = load_recipe(recipe, settings or (), corpus or ())
+    values = load_recipe(recipe, [*(settings or ()), *_teacher(base_url)], corpus or ())
     if out is not None:
         value = plan_run(values, out, tell=_say)
     else:
@@ -172,6 +175,7 @@ def distill(
     teacher: Annotated[str, typer.Option(help="SPEC of the teacher, such as offline or openai:MODEL.")],
     out: Annotated[Path, _out("Directory for the FRet rows; the same one resumes.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Seed passages to write queries for.")] = None,
+    base_url: BaseUrl = None,
     max_usd: MaxUsd = None,
     max_tokens: MaxTokens = None,
     settings: Settings = None,
@@ -181,7 +185,7 @@ def distill(
     from gecko.distill import distill as distill_passages
     from gecko.recipe import load_recipe
 
-    changes = [*(settings or ()), f"teacher.spec={json.dumps(teacher)}", *_caps(max_usd, max_tokens)]
+    changes = [*(settings or ()), f"teacher.spec={json.dumps(teacher)}", *_teacher(base_url, max_usd, max_tokens)]
     if limit is not None:
         changes.append(f"fret.limit={limit}")
     value = distill_passages(corpus, load_recipe(None, changes), out, tell=_say)
@@ -204,7 +208,7 @@ def teacher_check(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
     sample: Annotated[int, typer.Option(min=1, help="Labelled queries to rank for.")] = 100,
-    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server, with its /v1.")] = None,
+    base_url: BaseUrl = None,
     out: Annotated[Path, _out("Folder of the ledger: what was asked once is not asked again.")] = Path(
         "runs/teacher-check"
     ),
@@ -217,9 +221,7 @@ def teacher_check(
     from gecko.recipe import load_recipe
     from gecko.teacher_check import check_teacher, render_check
 
-    changes = [*(settings or ()), *_caps(max_usd, max_tokens), f"teacher.spec={json.dumps(spec)}"]
-    if base_url is not None:
-        changes.append(f"teacher.base_url={json.dumps(base_url)}")
+    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens), f"teacher.spec={json.dumps(spec)}"]
     value = check_teacher(load_recipe(None, changes), out, beir, split=split, sample=sample, tell=_say)
     _answer(as_json, value, render_check(value))
 
@@ -370,9 +372,10 @@ def report(
     _answer(as_json, {"report": str(path)}, f"report  {path}")
 
 
-def _caps(max_usd: float | None, max_tokens: int | None) -> list[str]:
-    values = (("max_usd", max_usd), ("max_tokens", max_tokens))
-    return [f"teacher.{name}={value}" for name, value in values if value is not None]
+def _teacher(base_url: str | None, max_usd: float | None = None, max_tokens: int | None = None) -> list[str]:
+    """The options of a verb that belong to the recipe's teacher, as its settings."""
+    values = (("base_url", base_url), ("max_usd", max_usd), ("max_tokens", max_tokens))
+    return [f"teacher.{name}={json.dumps(value)}" for name, value in values if value is not None]
 
 
 def _dims(text: str | None) -> tuple[int, ...] | None:

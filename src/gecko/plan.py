@@ -114,7 +114,10 @@ def _plan_ranking(
         return StagePlan("fret", ranker.name, "", 0, 0, 0, 0.0, 0.0)
     rung, guessed = ranker.likely_rung()
     if guessed:
-        notes.append(f"{ranker.name} was not probed: the rung {rung} is assumed; gecko teacher check SPEC finds it")
+        notes.append(
+            f"{ranker.name} was not probed: the rung {rung} is assumed; to know, gecko teacher check and "
+            "gecko plan with the same --out"
+        )
     draw = random.Random(0)  # noqa: S311
     count = min(context.recipe.fret.neighbours, len(table) - 1)
     asks = []
