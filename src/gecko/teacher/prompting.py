@@ -1,0 +1,257 @@
+"""What a language model is shown: constant instructions with examples first, then the passage as data.
+
+The constant part of every prompt is a versioned file of ``prompts/``; the paper published none of its own. Nothing here
+looks at a model or a file of the user: the same arguments give the same prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gecko.records import Passage, content_id
+from gecko.teacher.ask import Prompt
+from gecko.teacher.wording import one_line, visible
+
+TASK_MIX = {
+    "question answering": 0.38,
+    "search result": 0.25,
+    "problem": 0.12,
+    "fact checking": 0.10,
+    "sentence similarity": 0.05,
+    "definition": 0.02,
+    "example": 0.02,
+    "comparison": 0.02,
+    "advice": 0.02,
+    "alternative": 0.02,
+}
+_OWN_KIND = "Given "
+_LENGTHS = {"short": 0.5, "medium": 0.35, "long": 0.15}
+_DIFFICULTIES = {"easy": 0.25, "medium": 0.5, "hard": 0.25}
+_LONGEST_TITLE = 200
+_LONGEST_QUERY = 1000
+_LONGEST_REPLY = 4000
+
+
+class PromptOptions(BaseModel):
+    """The recipe's section on the prompts: what queries are wished for, and how much of a passage is shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    task_mix: dict[str, float] = Field(
+        default_factory=lambda: dict(TASK_MIX),
+        description="kind of task -> weight; a kind of your own is its task sentence, 'Given a ..., find ...'",
+    )
+    persona: tuple[str, ...] = Field(default=(), description="who searches; one is drawn for each passage")
+    difficulty: Literal["mixed", "easy", "medium", "hard"] = "mixed"
+    length: Literal["mixed", "short", "medium", "long"] = "mixed"
+    language: str = Field(default="same", description="of the queries: the passage's own ('same'), or its English name")
+    max_passage_chars: int = Field(default=6000, ge=200, description="longest passage shown to write a query for")
+    max_ranked_chars: int = Field(default=1800, ge=100, description="longest passage shown to be ranked")
+
+    @field_validator("task_mix")
+    @classmethod
+    def _check_mix(cls, mix: dict[str, float]) -> dict[str, float]:
+        for kind, weight in mix.items():
+            if kind not in TASK_MIX and not (kind.startswith(_OWN_KIND) and len(kind) > len(_OWN_KIND)):
+                known = ", ".join(TASK_MIX)
+                raise ValueError(
+                    f"unknown kind of task {kind!r}; known are {known}, or a sentence 'Given a ..., find ...'"
+                )
+            if weight < 0:
+                raise ValueError(f"the weight of {kind!r} is {weight}, not a number from 0 up")
+        if not any(mix.values()):
+            raise ValueError("no kind of task has a weight above 0")
+        return mix
+
+    @field_validator("persona", mode="before")
+    @classmethod
+    def _one_persona(cls, persona: Any) -> Any:  # noqa: ANN401
+        return (persona,) if isinstance(persona, str) and persona.strip() else persona or ()
+
+    @field_validator("persona")
+    @classmethod
+    def _check_persona(cls, persona: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(one.strip() for one in persona):
+            raise ValueError("a persona is empty")
+        return persona
+
+    @field_validator("language")
+    @classmethod
+    def _check_language(cls, language: str) -> str:
+        if not language.strip() or len(language) > 40:
+            raise ValueError("expected 'same' or the name of a language, such as German")
+        return language.strip()
+
+
+DEFAULTS = PromptOptions()
+
+# All keys are required and none is null: the strictest servers allow nothing else, and a model held to a schema then
+# writes what the examples show.
+GENERATE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"skip": {"type": "string"}, "task": {"type": "string"}, "query": {"type": "string"}},
+    "required": ["skip", "task", "query"],
+    "additionalProperties": False,
+}
+_ORDER = {"type": "array", "items": {"type": "integer"}}
+GRADE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"grades": {"type": "array", "items": {"type": "integer", "enum": [0, 1, 2, 3]}}, "order": _ORDER},
+    "required": ["grades", "order"],
+    "additionalProperties": False,
+}
+LISTWISE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"order": _ORDER},
+    "required": ["order"],
+    "additionalProperties": False,
+}
+
+
+def generate_prompt(passage: Passage, options: PromptOptions = DEFAULTS, seed: int = 0) -> Prompt:
+    """Ask for a task and a query for a passage (P_QG).
+
+    The kind of task, and what else is mixed, is drawn by a hash of the seed and the passage, so that it does not depend
+    on which other passages are asked about.
+    """
+
+    def draw(what: str, weights: dict[str, float]) -> str:
+        return _drawn(weights, content_id(str(seed), passage.passage_id, what))
+
+    mixed_length, mixed_difficulty = options.length == "mixed", options.difficulty == "mixed"
+    wishes = {
+        "kind": _line(draw("kind", options.task_mix), _LONGEST_TITLE),
+        "length": draw("length", _LENGTHS) if mixed_length else options.length,
+        "difficulty": draw("difficulty", _DIFFICULTIES) if mixed_difficulty else options.difficulty,
+    }
+    if options.persona:
+        wishes["searcher"] = _line(draw("searcher", dict.fromkeys(options.persona, 1.0)), _LONGEST_TITLE)
+    if options.language.casefold() != "same":
+        wishes["language"] = _line(options.language, _LONGEST_TITLE)
+    wish = "; ".join(f"{name}: {value}" for name, value in wishes.items())
+    return Prompt(_SHARED["generate"], f"Wish: {wish}\n{_block(passage, options.max_passage_chars)}\nJSON:")
+
+
+def likelihood_prompt(passage: Passage, options: PromptOptions = DEFAULTS) -> Prompt:
+    """Raw text after which a query's likelihood is measured (P_QL); :func:`continuation` makes what follows it."""
+    return Prompt(_SHARED["likelihood"], f"{_block(passage, options.max_ranked_chars)}\nQuery:")
+
+
+def continuation(query: str) -> str:
+    """A query as it continues :func:`likelihood_prompt`, with its own leading space."""
+    return " " + _line(query, _LONGEST_QUERY)
+
+
+def relevance_prompt(passage: Passage, query: str, options: PromptOptions = DEFAULTS) -> Prompt:
+    """Ask for the relevance of a passage (P_RC); the next token is the label, a digit from 0 to 3."""
+    block = _block(passage, options.max_ranked_chars)
+    return Prompt(_SHARED["relevance"], f"Query: {_line(query, _LONGEST_QUERY)}\n{block}\nRelevance:")
+
+
+def listwise_prompt(query: str, passages: Sequence[Passage], options: PromptOptions = DEFAULTS) -> Prompt:
+    """Ask for the order of a query's candidates, numbered from 1 as given."""
+    return Prompt(_SHARED["listwise"], _listed(query, passages, options))
+
+
+def grade_prompt(query: str, passages: Sequence[Passage], options: PromptOptions = DEFAULTS) -> Prompt:
+    """Ask for the grades and the order of a query's candidates, numbered from 1 as given, in one reply."""
+    return Prompt(_SHARED["grade"], _listed(query, passages, options))
+
+
+def repair_prompt(raw_reply: str, problem: str) -> Prompt:
+    """Ask once more for a reply that could not be read; the model sees its own words and what was wrong with them."""
+    reply = _neutral(_cut(visible(raw_reply), _LONGEST_REPLY))
+    return Prompt(_SHARED["repair"], f"Problem: {_line(problem, 300)}\n<reply>\n{reply}\n</reply>\nJSON:")
+
+
+# A closing tag of ours, however it is spelt, and the control tokens of chat templates: a tokenizer that knows one takes
+# it as such wherever it stands in a prompt. They are replaced, never removed: what is left cannot close up to new ones.
+_JOINERS = "[\u200c\u200d]*"
+_TAG = re.compile(
+    rf"[<＜﹤](?=[\s/]*(?:{_JOINERS.join('passage')}|{_JOINERS.join('reply')}))", re.IGNORECASE
+)  # fmt: skip
+_WORDS = (
+    "s|bos|eos|pad|unk|mask|cls|sep|think|thinking|tool_call|tool_response|system|user|assistant|image|audio|video|eot|eod|"
+    r"endoftext|(?:start|end)_of_\w+|fim_\w+|unused\d+|extra_id_\d+|reserved_\d+"
+)
+_CONTROL = re.compile(rf"[<＜](?:[|｜][^<>＜＞‹›\s]{{1,80}}[|｜]|/?(?:{_WORDS})|</?SYS>)[>＞]", re.IGNORECASE)
+_BRACKETED = re.compile(
+    r"[\[［](/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|IMG|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS))[\]］]"
+)
+_ANGLES = str.maketrans("<＜>＞", "‹‹››")
+_NUMBER = re.compile(r"(?<!\S)\[(\d{1,3})\]")
+
+
+def _neutral(text: str) -> str:
+    """Text in which nothing can be taken for one of our tags or for a model's control token."""
+    text = _TAG.sub("‹", text)
+    text = _CONTROL.sub(lambda found: found[0].translate(_ANGLES), text)
+    return _BRACKETED.sub(r"(\1)", text)
+
+
+def _cut(text: str, longest: int) -> str:
+    """The beginning of a text, to the end of a word."""
+    text = text.strip()
+    if len(text) <= longest:
+        return text
+    head = text[:longest]
+    end = len(head)
+    if not text[longest].isspace():
+        # Text without spaces (Chinese, a long path) is cut where it is.
+        end = next((at for at in range(longest - 1, max(longest - 80, 0), -1) if head[at].isspace()), longest)
+    return head[:end].rstrip() + " …"
+
+
+def _line(text: str, longest: int) -> str:
+    return _neutral(_cut(one_line(text), longest))
+
+
+def _block(passage: Passage, longest: int) -> str:
+    title = _line(passage.title, _LONGEST_TITLE)
+    heading = f"Title: {title}\n" if title else ""
+    return f"<passage>\n{heading}{_neutral(_cut(visible(passage.text), longest))}\n</passage>"
+
+
+def _listed(query: str, passages: Sequence[Passage], options: PromptOptions) -> str:
+    # One line is one passage, as in the recorded replies: no text can begin a line of its own.
+    lines = [f"Query: {_line(query, _LONGEST_QUERY)}"]
+    for number, passage in enumerate(passages, start=1):
+        title, text = _line(passage.title, _LONGEST_TITLE), _line(passage.text, options.max_ranked_chars)
+        shown = _NUMBER.sub(r"(\1)", f"{title} | {text}" if title else text)
+        lines.append(f"[{number}] {shown}")
+    return "\n".join(lines) + "\n"
+
+
+def _drawn(weights: dict[str, float], key: str) -> str:
+    """One of the names, with the probability of its weight; the same for the same key."""
+    point = int(key, 16) / 16 ** len(key) * sum(weights.values())
+    names = sorted(name for name, weight in weights.items() if weight > 0)
+    for name in names:
+        point -= weights[name]
+        if point < 0:
+            return name
+    return names[-1]
+
+
+def _read(name: str) -> str:
+    text = files("gecko.teacher").joinpath("prompts", f"{name}.md").read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n").rstrip("\n") + "\n\n"
+
+
+_FILES = {
+    "generate": "generate_v2",
+    "likelihood": "likelihood_v1",
+    "relevance": "relevance_v1",
+    "listwise": "listwise_v1",
+    "grade": "grade_v1",
+    "repair": "repair_v1",
+}
+_SHARED = {kind: _read(name) for kind, name in _FILES.items()}
+_LAYOUT = "1"  # raised when the same passage would be laid out differently
+PROMPT_VERSIONS = {kind: content_id(_LAYOUT, text) for kind, text in _SHARED.items()}
+VERSION = content_id(*PROMPT_VERSIONS.values())
