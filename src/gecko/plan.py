@@ -125,6 +125,8 @@ def _plan_ranking(
         drawn = [table.at(position) for position in draw.sample(range(len(table)), count)]
         request = RankRequest(query, [*drawn, table.passage(query.seed_id)])
         asks.append(ranker.ranking_asks(request, rung))
+    if context.recipe.teacher.schedule != "full":
+        notes.append("every score is counted: with teacher.schedule=thrifty about a third of these calls are made")
     notes.append("the seed is taken to be missing among its neighbours, so every query has one candidate more than N")
     rows = seeds if not isinstance(context.writer, LLMTeacher) else round(seeds * _WRITTEN_SHARE)
     share = len(queries) / max(len(_sample(range(seeds))), 1)

@@ -19,6 +19,7 @@ from gecko.teacher.ledger import Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung, expected_relevance
 from gecko.teacher.prompting import PromptOptions
 from gecko.teacher.protocol import Capabilities, RankRequest
+from gecko.teacher.schedule import Thrifty
 from gecko.teacher.traffic import Patience
 
 EXACT = Capabilities(generate=True, prompt_logprobs=True, label_logprobs_exact=True)
@@ -136,6 +137,20 @@ def test_expected_relevance_is_the_weighed_grade() -> None:
     assert expected_relevance({"0": -1.0, "1": -1.0, "2": -1.0, "3": -1.0}) == pytest.approx(1.5)
     assert expected_relevance({"0": -900.0, "1": -900.0, "2": -900.0, "3": 0.0}) == pytest.approx(3.0)
     assert expected_relevance({"0": math.log(0.25), "3": math.log(0.75)}) == pytest.approx(2.25)
+
+
+def test_a_thrifty_schedule_asks_for_less_and_finds_the_same_positive(tmp_path: Path) -> None:
+    words = ["oak", "mill", "house", "river", "barn", "road", "field", "pond", "lane", "gate"]
+    found = [passage(word, f"The blue {word} near the {word}.") for word in words]
+    request = RankRequest(REQUEST.query, [SEED, *found], [0.9 - 0.02 * place for place in range(len(found) + 1)])
+    full, thrifty = ScriptedEngine(EXACT), ScriptedEngine(EXACT)
+    whole = teacher(full, tmp_path / "full").rank_many([request])[0]
+    part = teacher(thrifty, tmp_path / "thrifty", schedule=Thrifty()).rank_many([request])[0]
+    assert len(full.asked) == 2 * 11
+    assert len(thrifty.asked) <= 6
+    ids = [candidate.passage_id for candidate in request.candidates]
+    best = [fuse(ids, request.miner_scores or (), scores.ql, scores.rc)[0].passage_id for scores in (whole, part)]
+    assert best == ["a", "a"]
 
 
 def test_a_run_that_goes_on_neither_probes_nor_asks_again(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def fuse(
 
     A candidate without a score ranks behind every scored one, by the miner's order: the missing evidence is replaced by
     the other there is. Where two have the same RC, as grades often do, the better QL ranks first, and the other way
-    round: the teacher's own opinion goes before the miner's, which it is asked to correct. Ties of the fusion are broken
-    by RC, then QL, then miner rank, then passage id, so the result is deterministic. With k = 0 the ranks (a, b) and
-    (b, a) tie exactly, which is why the tie-break matters.
+    round: the teacher's own opinion goes before the miner's, which it is asked to correct. Ties of the fusion are
+    broken by RC, then QL, then miner rank, then passage id, so the result is deterministic. With k = 0 the ranks (a, b)
+    and (b, a) tie exactly, which is why the tie-break matters.
 
     Args:
         passage_ids: The candidates, in the miner's order or not.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from typing import Literal, TypeVar
 
@@ -24,6 +24,7 @@ from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Scores
 from gecko.teacher.reply import Skipped, Unreadable, read_generation, read_grades, read_order
+from gecko.teacher.schedule import FULL, Kind, Schedule, State
 
 Rung = Literal["ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"]
 RUNGS: tuple[Rung, ...] = ("ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise")
@@ -68,6 +69,7 @@ class LLMTeacher:
         rung: A rung to stand on, or ``auto`` for the best there is.
         seed: Seed of the task mix and of the sampling.
         rows_at_once: Rows it wants at once, so that there is always a next call to make.
+        schedule: Which scores it is asked for, and when it is enough.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class LLMTeacher:
         rung: Rung | Literal["auto"] = "auto",
         seed: int = 0,
         rows_at_once: int = 1024,
+        schedule: Schedule = FULL,
     ) -> None:
+        self._schedule = schedule
         self.rows_at_once = rows_at_once
         self.name = engine.name
         self.prompt_version = prompting.VERSION
@@ -91,7 +95,7 @@ class LLMTeacher:
         self.caller = caller
         self.fingerprint = content_id(
             "llm", _VERSION, engine.fingerprint, self.prompt_version, prompts.model_dump_json(), str(temperature),
-            str(max_tokens), rung, str(seed),
+            str(max_tokens), rung, str(seed), repr(schedule),
         )  # fmt: skip
         self._engine = engine
         self._ledger = ledger
@@ -282,14 +286,41 @@ class LLMTeacher:
     async def _rank_one(self, request: RankRequest) -> Scores:
         if self.rung == "graded+listwise":
             return await self._graded(request)
-        passages = request.candidates
-        rc = asyncio.gather(*(self._relevance(request.query, passage) for passage in passages))
-        if self.rung == "rc+listwise":
-            order, rc_found = await asyncio.gather(self._listwise(request), rc)
-            return _scores(self.rung, order[0], rc_found, order[1])
-        ql = asyncio.gather(*(self._likelihood(request.query, passage) for passage in passages))
-        ql_found, rc_found = await asyncio.gather(ql, rc)
-        return _scores(self.rung, [score for score, _ in ql_found], rc_found, [answer for _, answer in ql_found])
+        listwise = asyncio.ensure_future(self._listwise(request)) if self.rung == "rc+listwise" else None
+        try:
+            state, answers = await self._scored(request, with_likelihood=listwise is None)
+            if listwise is None:
+                return _scores(self.rung, state.scores("ql"), state.scores("rc"), answers, len(state.rc))
+            order, replies = await listwise
+            return _scores(self.rung, order, state.scores("rc"), [*replies, *answers], len(state.rc))
+        finally:
+            if listwise is not None:
+                listwise.cancel()
+
+    async def _scored(self, request: RankRequest, *, with_likelihood: bool) -> tuple[State, list[Answer]]:
+        """Ask for the scores that the schedule wants, step by step."""
+        ids = [passage.passage_id for passage in request.candidates]
+        seed = ids.index(request.query.seed_id) if request.query.seed_id in ids else 0
+        state = State(request.miner_scores or [-float(place) for place in range(len(ids))], seed)
+        answers: list[Answer] = []
+        while asks := self._schedule.next(state):
+            asked = []
+            for candidate, kind in asks:
+                if kind == "rc" or with_likelihood:
+                    asked.append((candidate, kind))
+                else:
+                    state.note(candidate, kind, None)
+            found = await asyncio.gather(*(self._score(request, candidate, kind) for candidate, kind in asked))
+            for (candidate, kind), (score, answer) in zip(asked, found, strict=True):
+                state.note(candidate, kind, score)
+                answers.append(answer)
+        return state, answers
+
+    def _score(
+        self, request: RankRequest, candidate: int, kind: Kind
+    ) -> Coroutine[None, None, tuple[float | None, Answer]]:
+        score = self._likelihood if kind == "ql" else self._relevance
+        return score(request.query, request.candidates[candidate])
 
     async def _likelihood(self, query: GeneratedQuery, passage: Passage) -> tuple[float | None, Answer]:
         answer = await self.caller.ask(self._likelihood_ask(query, passage))
@@ -330,19 +361,13 @@ def _from_order(order: Sequence[int]) -> list[float | None]:
 
 
 def _scores(
-    rung: str, ql: Sequence[float | None], rc: Sequence[tuple[float | None, Answer]], others: Sequence[Answer]
+    rung: str, ql: Sequence[float | None], rc: Sequence[float | None], answers: Sequence[Answer], scored: int
 ) -> Scores:
-    answers = [*others, *(answer for _, answer in rc)]
     failed = [answer.error for answer in answers if answer.error]
-    floored = sum(bool(answer.floored) for _, answer in rc)
+    floored = sum(bool(answer.floored) for answer in answers)
     notes = [f"{len(failed)} of {len(answers)} calls failed, the first with: {failed[0]}"] if failed else []
     if floored:
-        notes.append(f"a label was missing and floored for {floored} of {len(rc)} candidates")
+        notes.append(f"a label was missing and floored for {floored} of {scored} candidates")
     return Scores(
-        ql,
-        [score for score, _ in rc],
-        rung,
-        *_tokens(answers),
-        note="; ".join(notes),
-        error=notes[0] if len(failed) == len(answers) else "",
+        ql, rc, rung, *_tokens(answers), note="; ".join(notes), error=notes[0] if len(failed) == len(answers) else ""
     )

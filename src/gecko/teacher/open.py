@@ -55,6 +55,7 @@ def open_teacher(
 
         return LedgeredTeacher(open_plain(spec, seed=seed, styles=styles), ledger)
     from gecko.teacher.llm import LLMTeacher
+    from gecko.teacher.schedule import FULL, Thrifty
 
     engine = open_engine(spec, options)
     caller = _caller(engine, ledger, options, tell or logger.info)
@@ -68,6 +69,7 @@ def open_teacher(
         rung=options.rung,
         seed=seed,
         rows_at_once=_BATCH_ROWS if options.batch else _ROWS,
+        schedule=Thrifty() if options.schedule == "thrifty" else FULL,
     )
 
 

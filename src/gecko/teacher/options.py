@@ -37,6 +37,9 @@ class TeacherOptions(BaseModel):
     batch: bool = Field(default=False, description="openai: through the Batch API, at half the price, within a day")
     poll_seconds: float = Field(default=60.0, gt=0, description="how often a batch is asked for")
     rung: Literal["auto", "ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"] = "auto"
+    schedule: Literal["full", "thrifty"] = Field(
+        default="full", description="thrifty asks for about a third of the scores (docs/results/relabel.md)"
+    )
     max_usd: float | None = Field(default=None, gt=0, description="cap on the run's spend; needs a known price")
     max_tokens: int | None = Field(default=None, ge=1, description="cap on the run's input and output tokens")
     price: PriceOptions | None = Field(default=None, description="US dollars a million tokens; default: the table's")
