@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 LONGEST = 100_000
-_LONGEST_MENDED = 20_000
+_LONGEST_MENDED, _MOST_BRACKETS = 8_000, 100  # json-repair takes seconds for thousands of brackets
 _STARTS = 64  # places where an object is looked for: a reply of braces alone must not take minutes
 _THOUGHT = re.compile(r"\A.*(?:</think(?:ing)?>|<\|message\|>)|<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
-_COMPLETE = re.compile(r"[\"'”’\]]\s*,?\s*\}*\Z")
+_OPENING = re.compile(r":\s*([\"'“])")
+_COMPLETE = {
+    opening: re.compile(rf"(?:(?<!\\){closing}|\])\s*,?\s*\}}*\Z")
+    for opening, closing in (('"', '"'), ("'", "'"), ("“", '[”"]'))
+}
 
 
 class JsonObject(dict[str, Any]):
@@ -87,8 +91,10 @@ def _parsed(text: str) -> Iterator[Any]:
             return
         try:
             value, end = _DECODER.raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except ValueError:
             end = at + 1
+        except RecursionError:
+            return  # each further brace would be tried as deep again
         else:
             yield value
         at = text.find("{", end)
@@ -98,7 +104,10 @@ def _mended(text: str) -> Any:  # noqa: ANN401
     """What json-repair makes of text that ends as an object ends; None where it makes nothing."""
     start, end = text.find("{"), text.rfind("}")
     body = text[max(start, 0) : end + 1] if end > start else text[max(start, 0) :].strip("` \r\n\t")
-    if start < 0 or len(body) > _LONGEST_MENDED or not _COMPLETE.search(body):
+    if start < 0 or len(body) > _LONGEST_MENDED or body.count("{") + body.count("[") > _MOST_BRACKETS:
+        return None
+    # The last string must be closed as it was opened; an apostrophe or a quoted word in it closes nothing.
+    if not _COMPLETE[['"', *_OPENING.findall(body)][-1]].search(body):
         return None
     from json_repair import repair_json
 

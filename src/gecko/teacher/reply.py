@@ -167,8 +167,7 @@ def _graded(found: JsonObject, count: int) -> tuple[tuple[int, ...], tuple[int, 
     order = _positions(found.get("order"), count)
     if isinstance(order, Unreadable):
         return order
-    # By rising grade, and from the last shown: each is put right behind its equals, before those put there earlier.
-    for position in sorted(set(range(count)) - set(order), key=lambda one: (known[one], -one)):
+    for position in sorted(set(range(count)) - set(order), key=lambda one: (-known[one], one)):
         better = [place for place, one in enumerate(order) if known[one] >= known[position]]
         order.insert(better[-1] + 1 if better else 0, position)
     return tuple(known), tuple(order)
