@@ -133,6 +133,33 @@ def test_every_rung_asks_what_it_can_and_scores_every_candidate(
         assert scores.input_tokens == 3 * 7 + 3 * 5
 
 
+@pytest.mark.parametrize("capabilities", [CHAT, TEXT])
+def test_listed_candidates_are_shuffled_and_their_scores_find_the_way_back(
+    tmp_path: Path, capabilities: Capabilities
+) -> None:
+    """The model prefers passages by their length, wherever they stand in the list."""
+    candidates = [passage(name, "word " * (number + 3)) for number, name in enumerate("abcdefgh")]
+    request = RankRequest(REQUEST.query, candidates)
+    engine = ScriptedEngine(capabilities)
+    listed: list[list[int]] = []
+
+    def by_length(ask: Ask) -> Answer:
+        if isinstance(ask, Labels):
+            return Answer(labels=dict.fromkeys(ask.labels, -1.0))
+        lines = [line.count("word") for line in ask.prompt.own.splitlines() if line.startswith("[")]
+        listed.append(lines)
+        order = sorted(range(len(lines)), key=lambda place: -lines[place])
+        reply = {"grades": [3 if count > 8 else 0 for count in lines], "order": [place + 1 for place in order]}
+        return Answer(text=json.dumps(reply), finish="stop")
+
+    engine._reply = by_length  # type: ignore[method-assign]
+    scores = teacher(engine, tmp_path).rank_many([request])[0]
+    assert listed[0] != sorted(listed[0])
+    assert scores.ql == [-7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0]
+    if capabilities == TEXT:
+        assert scores.rc == [0.0] * 6 + [3.0] * 2
+
+
 def test_expected_relevance_is_the_weighed_grade() -> None:
     assert expected_relevance({"0": -1.0, "1": -1.0, "2": -1.0, "3": -1.0}) == pytest.approx(1.5)
     assert expected_relevance({"0": -900.0, "1": -900.0, "2": -900.0, "3": 0.0}) == pytest.approx(3.0)

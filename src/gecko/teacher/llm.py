@@ -240,11 +240,13 @@ class LLMTeacher:
         return Labels(prompting.relevance_prompt(passage, query.query, self._prompts), LABELS)
 
     def _listwise_ask(self, request: RankRequest) -> Write:
-        prompt = prompting.listwise_prompt(request.query.query, request.candidates, self._prompts)
+        shown = [request.candidates[place] for place in _shuffled(request)]
+        prompt = prompting.listwise_prompt(request.query.query, shown, self._prompts)
         return Write(prompt, 20 + 6 * len(request.candidates), 0.0, prompting.LISTWISE_SCHEMA)
 
     def _grade_ask(self, request: RankRequest) -> Write:
-        prompt = prompting.grade_prompt(request.query.query, request.candidates, self._prompts)
+        shown = [request.candidates[place] for place in _shuffled(request)]
+        prompt = prompting.grade_prompt(request.query.query, shown, self._prompts)
         return Write(prompt, 40 + 10 * len(request.candidates), 0.0, prompting.GRADE_SCHEMA)
 
     async def _write_one(self, seed: Passage) -> Generation:
@@ -336,7 +338,10 @@ class LLMTeacher:
         order, answers = await self._read(
             self._listwise_ask(request), lambda a: read_order(a.text, count, a.finish, tokens=a.output_tokens)
         )
-        return ([None] * count if isinstance(order, Unreadable) else _from_order(order)), answers
+        if isinstance(order, Unreadable):
+            return [None] * count, answers
+        shuffled = _shuffled(request)
+        return _from_order([shuffled[place] for place in order]), answers
 
     async def _graded(self, request: RankRequest) -> Scores:
         count = len(request.candidates)
@@ -347,11 +352,20 @@ class LLMTeacher:
             nothing = (None,) * count
             return Scores(nothing, nothing, "none", *_tokens(answers), error=read.reason)
         grades, order = read
-        return Scores(_from_order(order), [float(g) for g in grades], "graded+listwise", *_tokens(answers))
+        shuffled = _shuffled(request)
+        rc = dict(zip(shuffled, map(float, grades), strict=True))
+        ql = _from_order([shuffled[place] for place in order])
+        return Scores(ql, [rc[place] for place in range(count)], "graded+listwise", *_tokens(answers))
 
 
 def _tokens(answers: Sequence[Answer]) -> tuple[int, int]:
     return sum(answer.input_tokens for answer in answers), sum(answer.output_tokens for answer in answers)
+
+
+def _shuffled(request: RankRequest) -> list[int]:
+    """The order in which candidates are listed to a model: by hash, so that neither miner rank nor seed shows in it."""
+    query, passages = request.query.query, request.candidates
+    return sorted(range(len(passages)), key=lambda place: content_id(query, passages[place].passage_id))
 
 
 def _from_order(order: Sequence[int]) -> list[float | None]:
