@@ -205,6 +205,27 @@ def test_distill_refuses_a_folder_of_other_files(passages: Path, tiny_model: str
     assert "notes.txt" in said
 
 
+def test_one_teacher_may_write_and_another_in_this_process_rank(
+    passages: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    from test_transformers import save_model
+
+    model = save_model(tmp_path / "tiny-llama", longest=20_000)
+    settings = [f"fret.miner={tiny_model}", "fret.neighbours=3", "fret.min_positive_rc=0"]
+    settings += ["teacher.writer=offline", f"teacher.ranker=transformers:{model}"]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    out = ["--corpus", str(passages), "--out", str(tmp_path / "fret"), "--limit", "6"]
+    code, value, said = run("distill", *out, "--teacher", "offline", *changes)
+    assert code == 0, said
+    rows = list(read_rows(tmp_path / "fret", to_fret))
+    assert value["rows"] == len(rows) > 0
+    assert {(row.teacher, row.rung) for row in rows} == {("offline", "ql+rc")}
+    assert all(c.ql is not None and c.ql < 0 and 0 <= (c.rc or 0) <= 3 for row in rows for c in row.candidates)
+    kinds = {row["kind"]: row["model"] for row in run("ledger", "stats", str(tmp_path / "fret"))[1]["kinds"]}
+    assert kinds["likelihood"] == kinds["labels"] == "transformers:tiny-llama"
+    assert value["usd"] == 0
+
+
 BATCHED = ["--limit", "8", "--set", "teacher.batch=true", "--set", "teacher.poll_seconds=0.05"]
 
 

@@ -45,7 +45,9 @@ def tokenizer_of(chat_template: str | None = None) -> Any:
     return wrapped
 
 
-def save_model(folder: Path, *, seed: int = 0, chat_template: str | None = None, sliding: bool = False) -> str:
+def save_model(
+    folder: Path, *, seed: int = 0, chat_template: str | None = None, sliding: bool = False, longest: int = 256
+) -> str:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
@@ -59,7 +61,7 @@ def save_model(folder: Path, *, seed: int = 0, chat_template: str | None = None,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": longest,
         "initializer_range": 0.3,
         "bos_token_id": 0,
         "eos_token_id": 1,
