@@ -299,7 +299,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         _queries,
     ),
-    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 2]), _fret),
+    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 1]), _fret),
     Stage(
         "mixture",
         "rows",

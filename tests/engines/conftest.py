@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +41,57 @@ def tiny_llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
+def long_llama(tmp_path_factory: pytest.TempPathFactory) -> TinyLlama:
+    """One with room for real prompts."""
+    return make_tiny_llama(tmp_path_factory.mktemp("long"), "bpe", context=16_384)
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Runs ``llama_cpp.server`` with a GGUF on a loopback port; gives its address."""
+    return lambda model, context=CONTEXT: serve(model, tmp_path_factory.mktemp("server") / "log", context)
+
+
+@pytest.fixture(scope="session")
 def gguf_writer() -> Callable[..., None]:
     return write_gguf
 
 
-def make_tiny_llama(folder: Path, vocabulary: str) -> TinyLlama:
+@contextlib.contextmanager
+def serve(model: Path, log: Path, context: int) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "model": model,
+        "model_alias": "tiny",
+        "n_ctx": context,
+        "n_threads": 1,
+        "n_threads_batch": 1,
+        "logits_all": "true",
+        "host": "127.0.0.1",
+        "port": port,
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-m", "llama_cpp.server", *arguments], stdout=out, stderr=out)
+    base = f"http://127.0.0.1:{port}/v1"
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()[-2000:]
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/models", timeout=5):
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+        yield base
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def make_tiny_llama(folder: Path, vocabulary: str, context: int = CONTEXT) -> TinyLlama:
     """A two-layer Llama of random weights in float32, with a vocabulary of one of the two kinds llama.cpp knows best.
 
     ``bpe`` is byte-level, as GPT-2's, with or without a beginning-of-sequence token; ``spm`` puts a space before a text
@@ -58,7 +110,7 @@ def make_tiny_llama(folder: Path, vocabulary: str) -> TinyLlama:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,

@@ -6,13 +6,8 @@ Needs ``pip install -e '.[llama]'``, which compiles llama.cpp; ``make test-engin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,45 +63,11 @@ def llama(tiny_llama: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_llama: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tiny_llama: Any, serving: Any) -> Iterator[str]:
     """Address of ``llama_cpp.server`` with the model."""
     pytest.importorskip("uvicorn", reason="the server's part of the extra is not installed: pip install -e '.[llama]'")
-    with serving(tiny_llama.gguf, tmp_path_factory.mktemp("server") / "log") as base:
+    with serving(tiny_llama.gguf) as base:
         yield base
-
-
-@contextlib.contextmanager
-def serving(model: Path, log: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "model": model,
-        "model_alias": "tiny",
-        "n_ctx": 256,
-        "n_threads": 1,
-        "n_threads_batch": 1,
-        "logits_all": "true",
-        "host": "127.0.0.1",
-        "port": port,
-    }
-    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-m", "llama_cpp.server", *arguments], stdout=out, stderr=out)
-    base = f"http://127.0.0.1:{port}/v1"
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()[-2000:]
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/models", timeout=5):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
-        yield base
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def complete(base: str, **body: Any) -> dict[str, Any]:

@@ -45,15 +45,6 @@ def test_best_first_with_ranks_from_one() -> None:
     assert sorted((c.rrf for c in candidates), reverse=True) == [c.rrf for c in candidates]
 
 
-def test_among_equal_grades_the_teachers_order_goes_before_the_miners() -> None:
-    """Grades are coarse: two candidates of grade 3 are the rule, and the miner's favourite must not win by default."""
-    candidates = fuse("abc", [0.9, 0.8, 0.7], [-1.0, -0.0, -2.0], [3.0, 3.0, 1.0])
-    assert [candidate.passage_id for candidate in candidates] == ["b", "a", "c"]
-    assert (candidates[0].ql_rank, candidates[0].rc_rank) == (1, 1)
-    by_grade = fuse("abc", [0.9, 0.8, 0.7], [-1.0, -1.0, -1.0], [2.0, 3.0, 1.0])
-    assert [candidate.ql_rank for candidate in by_grade] == [1, 2, 3]
-
-
 def test_mirrored_ranks_tie_and_rc_decides() -> None:
     candidates = ranked([-1.0, -2.0], [1.0, 2.0])
     assert candidates[0].rrf == candidates[1].rrf

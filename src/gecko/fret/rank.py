@@ -35,10 +35,8 @@ def fuse(
     """Rank the candidates of one query by reciprocal rank fusion of QL and RC.
 
     A candidate without a score ranks behind every scored one, by the miner's order: the missing evidence is replaced by
-    the other there is. Where two have the same RC, as grades often do, the better QL ranks first, and the other way
-    round: the teacher's own opinion goes before the miner's, which it is asked to correct. Ties of the fusion are
-    broken by RC, then QL, then miner rank, then passage id, so the result is deterministic. With k = 0 the ranks (a, b)
-    and (b, a) tie exactly, which is why the tie-break matters.
+    the other there is. Ties are broken by RC, then miner rank, then passage id, so the result is deterministic. With
+    k = 0 the ranks (a, b) and (b, a) tie exactly, which is why the tie-break matters.
 
     Args:
         passage_ids: The candidates, in the miner's order or not.
@@ -53,12 +51,10 @@ def fuse(
     count = len(passage_ids)
     miner_order = sorted(range(count), key=lambda i: (-miner_scores[i], passage_ids[i]))
     miner_rank = _ranks(miner_order)
-    ql_rank = _ranks(sorted(range(count), key=lambda i: (*_descending(ql[i]), *_descending(rc[i]), miner_rank[i])))
-    rc_rank = _ranks(sorted(range(count), key=lambda i: (*_descending(rc[i]), *_descending(ql[i]), miner_rank[i])))
+    ql_rank = _ranks(sorted(range(count), key=lambda i: (*_descending(ql[i]), miner_rank[i])))
+    rc_rank = _ranks(sorted(range(count), key=lambda i: (*_descending(rc[i]), miner_rank[i])))
     rrf = [1.0 / (k + ql_rank[i]) + 1.0 / (k + rc_rank[i]) for i in range(count)]
-    best_first = sorted(
-        range(count), key=lambda i: (-rrf[i], *_descending(rc[i]), *_descending(ql[i]), miner_rank[i], passage_ids[i])
-    )
+    best_first = sorted(range(count), key=lambda i: (-rrf[i], *_descending(rc[i]), miner_rank[i], passage_ids[i]))
     rank = _ranks(best_first)
     return tuple(
         Candidate(
