@@ -28,6 +28,7 @@ _CHARACTERS_A_TOKEN = 4.0
 _REPLY_TOKENS = {"write": 45, "likelihood": 1, "labels": 1, "listwise": 60, "grade": 100}
 _SECONDS = {"write": 2.0, "likelihood": 0.5, "labels": 0.5}
 _WRITTEN_SHARE = 0.97  # of the seeds; the rest is skipped or cannot be read
+_SEEDS_FOUND = 5  # one seed in so many is not among its query's neighbours (0.8 to 0.9 are, on five corpora)
 _TYPICAL_QUERY = "how do I keep what I typed when the page is closed"
 
 
@@ -121,13 +122,14 @@ def _plan_ranking(
     draw = random.Random(0)  # noqa: S311
     count = min(context.recipe.fret.neighbours, len(table) - 1)
     asks = []
-    for query in queries:
-        drawn = [table.at(position) for position in draw.sample(range(len(table)), count)]
-        request = RankRequest(query, [*drawn, table.passage(query.seed_id)])
-        asks.append(ranker.ranking_asks(request, rung))
+    for number, query in enumerate(queries):
+        # The miner finds most seeds among their query's neighbours; the others are put beside them.
+        extra = number % _SEEDS_FOUND == 0
+        drawn = [table.at(position) for position in draw.sample(range(len(table)), count - (not extra))]
+        asks.append(ranker.ranking_asks(RankRequest(query, [*drawn, table.passage(query.seed_id)]), rung))
     if context.recipe.teacher.schedule != "full":
         notes.append("every score is counted: with teacher.schedule=thrifty about a third of these calls are made")
-    notes.append("the seed is taken to be missing among its neighbours, so every query has one candidate more than N")
+    notes.append("candidates are taken to be as long as the corpus's passages, and four of five seeds to be among them")
     rows = seeds if not isinstance(context.writer, LLMTeacher) else round(seeds * _WRITTEN_SHARE)
     share = len(queries) / max(len(_sample(range(seeds))), 1)
     return _stage(context, ranker, "fret", rung, asks, round(rows * share), notes)
