@@ -152,7 +152,7 @@ def test_the_plan_is_within_a_tenth_of_the_tokens_used(
 ) -> None:
     with Endpoint(dialect, reply=like_a_model) as endpoint:
         settings = [
-            f"fret.miner={tiny_model}", "fret.neighbours=4", "fret.min_positive_rc=0", "fret.limit=40",
+            f"fret.miner={tiny_model}", "fret.neighbours=20", "fret.min_positive_rc=0", "fret.limit=15",
             f"teacher.base_url={endpoint.url}", "teacher.spec=openai:toy",
         ]  # fmt: skip
         (tmp_path / "recipe.yaml").write_text("{}")
@@ -169,7 +169,9 @@ def test_the_plan_is_within_a_tenth_of_the_tokens_used(
         assert len(endpoint.bodies("completions")) == asked, "a plan asked the teacher"
         assert plan["total"]["usd"] is None
         assert not any("cannot count tokens" in note for note in plan["notes"])
-        code, value, said = distill(passages, tmp_path / "fret", endpoint, tiny_model, "--limit", "40")
+        code, value, said = distill(
+            passages, tmp_path / "fret", endpoint, tiny_model, "--limit", "15", "--set", "fret.neighbours=20"
+        )
         assert code == 0, said
     used, planned = value["input_tokens"] + value["output_tokens"], plan["total"]
     assert planned["input_tokens"] + planned["output_tokens"] == pytest.approx(used, rel=0.1)

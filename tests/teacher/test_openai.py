@@ -109,7 +109,7 @@ def test_each_server_is_asked_in_its_dialect(name):
         assert can.label_logprobs_topk == (0 if name in topless else 20)
         assert can.constrained_choice == (DIALECTS[name].schema.endswith("schema") and DIALECTS[name].chat)
         assert can.batch_async == name.startswith("openai")
-        assert can.token_id_prompts == bool(DIALECTS[name].tokenize)
+        assert can.token_id_prompts == (DIALECTS[name].tokenize in ("vllm", "llama.cpp"))
 
         asks: list[Ask] = [Write(PROMPT, 30)]
         if can.prompt_logprobs:
