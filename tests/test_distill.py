@@ -193,6 +193,8 @@ def test_the_ledger_can_be_read(passages: Path, tiny_model: str, tmp_path: Path)
     code, stats, _ = run("ledger", "stats", str(out))
     assert code == 0
     assert {row["kind"] for row in stats["kinds"]} == {"write", "labels"}
+    table = CliRunner().invoke(app, ["ledger", "stats", str(out)]).stderr
+    assert "unknown" in table  # the price of openai:toy
     shown = CliRunner().invoke(app, ["ledger", "show", str(out), "--kind", "write", "--last", "2"])
     assert shown.exit_code == 0
     assert shown.stderr.count("answered") == 2

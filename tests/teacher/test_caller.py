@@ -155,6 +155,20 @@ def test_a_crowded_endpoint_gets_fewer_calls_at_once_and_its_wait_is_honoured(tm
         assert not any(answer.error for answer in asking.map(asking.ask, asks(200)))
 
 
+def test_a_long_wait_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gecko.teacher.caller._LONG_WAIT_SECONDS", 0.05)
+    lines: list[str] = []
+
+    def crowded(number: int, own: str) -> None:
+        if number == 1:
+            raise EngineError("429 too many requests", retry=True, crowded=True, wait=0.06)
+
+    asking = Caller(FakeEngine(crowded), Ledger(tmp_path / "ledger.sqlite"), Budget(FREE), tell=lines.append)
+    asking.map(asking.ask, asks(3))
+    asking.close()
+    assert lines == ["openai:fake asks to wait 0 s: 429 too many requests"]
+
+
 def test_a_dead_endpoint_ends_the_run_in_one_line(tmp_path: Path) -> None:
     def dead(number: int, own: str) -> None:
         raise EngineError("connection refused", retry=True, unreachable=True)

@@ -52,7 +52,6 @@ class BatchCaller(Caller):
     ) -> None:
         super().__init__(engine, ledger, budget, tell=tell)
         self._openai = engine
-        self._tell = tell
         self._poll_seconds = poll_seconds
         self._rounds: asyncio.Task[None] | None = None
 

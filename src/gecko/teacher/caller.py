@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _GRACE_SECONDS = 10.0
+_LONG_WAIT_SECONDS = 20.0  # a wait from which on a user should know why nothing moves
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Caller:
         self._wake: asyncio.TimerHandle | None = None
         self._runner = asyncio.Runner()
         self._scatter = random.Random(0)  # noqa: S311
+        self._tell = tell
         self.progress = Progress(tell)
         self.calls_made = 0
         self.calls_replayed = 0
@@ -281,6 +283,8 @@ class Caller:
             self._stop(GeckoError(str(error), "check the model's name, the key and the address; nothing is lost"))
             return
         if error.crowded:
+            if (error.wait or 0.0) >= _LONG_WAIT_SECONDS and now >= traffic.paused_until:
+                self._tell(f"{self._engine.name} asks to wait {error.wait:.0f} s: {error}")
             traffic.crowd(now, error.wait or 0.0)
         if error.crowded or error.unreachable:
             traffic.refuse(now)

@@ -36,7 +36,7 @@ def render_totals(value: dict[str, Any]) -> str:
         tries = max(row["calls"] + row["failed"], 1)
         lines.append(
             f"{row['kind']:<11}{row['calls']:>9,}{row['failed']:>8,}{row['input_tokens']:>13,}"
-            f"{row['output_tokens']:>12,}{row['usd']:>10.4f}{row['seconds'] / tries:>10.2f}  {row['model']}"
+            f"{row['output_tokens']:>12,}{_usd(row):>10}{row['seconds'] / tries:>10.2f}  {row['model']}"
         )
     return "\n".join(lines)
 
@@ -64,6 +64,12 @@ def export_calls(ledger: Ledger, out: Path, *, kind: str = "") -> int:
             handle.write(json.dumps(call, ensure_ascii=False) + "\n")
             count += 1
     return count
+
+
+def _usd(row: dict[str, Any]) -> str:
+    """Dollars; of an endpoint that used tokens and cost nothing, the price was not known."""
+    unknown = not row["usd"] and row["input_tokens"] and row["model"].startswith("openai:")
+    return "unknown" if unknown else f"{row['usd']:.4f}"
 
 
 def _block(call: dict[str, Any]) -> str:
