@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def ours(url: str, ledger: Path, count: int, in_flight: int = IN_FLIGHT) -> list
     caller = Caller(
         engine, Ledger(ledger), Budget(None), patience=Patience(backoff_seconds=0.01, attempts=12), tell=print
     )
-    with caller:
+    with closing(caller):
         return [answer.text or f"failed: {answer.error}" for answer in caller.map(caller.ask, asks(count))]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from gecko.recipe import Recipe
 from gecko.records import FRET
 from gecko.run import run_stage
-from gecko.shards import claim_folder, fingerprint, locked, read_json
+from gecko.shards import claim_folder, fingerprint, locked, read_batches, read_json
 from gecko.stages import STAGES, RunContext
 
 _STEPS = ("miner", "queries", "fret")
@@ -50,8 +50,6 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
 
 
 def _relabelled(folder: Path) -> int:
-    from gecko.shards import read_batches
-
     return sum(
         bool(value)
         for batch in read_batches(folder, ["relabelled"])

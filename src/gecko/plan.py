@@ -131,7 +131,7 @@ def _plan_ranking(
         notes.append("every score is counted: with teacher.schedule=thrifty about a third of these calls are made")
     notes.append("candidates are taken to be as long as the corpus's passages, and four of five seeds to be among them")
     rows = seeds if not isinstance(context.writer, LLMTeacher) else round(seeds * _WRITTEN_SHARE)
-    share = len(queries) / max(len(_sample(range(seeds))), 1)
+    share = len(queries) / max(min(seeds, _SAMPLE), 1)
     return _stage(context, ranker, "fret", rung, asks, round(rows * share), notes)
 
 

@@ -112,9 +112,9 @@ class RunContext:
     @cached_property
     def ledger(self) -> Any:  # noqa: ANN401
         """The run's record of teacher calls."""
-        from gecko.teacher.ledger import Ledger
+        from gecko.teacher.ledger import FILE_NAME, Ledger
 
-        return Ledger(self.out / "ledger.sqlite")
+        return Ledger(self.out / FILE_NAME)
 
     def _teacher(self, spec: str) -> Any:  # noqa: ANN401
         from gecko.teacher.open import open_teacher

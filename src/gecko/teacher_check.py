@@ -10,7 +10,7 @@ from typing import Any
 
 from gecko.recipe import Recipe
 from gecko.records import Passage
-from gecko.teacher.ledger import Ledger
+from gecko.teacher.ledger import FILE_NAME, Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung
 from gecko.teacher.open import open_teacher
 
@@ -58,7 +58,7 @@ def check_teacher(
         GeckoError: The teacher does not answer, or the judgements cannot be read.
     """
     spec = recipe.teacher.ranker or recipe.teacher.spec
-    with Ledger(out / "ledger.sqlite") as ledger:
+    with Ledger(out / FILE_NAME) as ledger:
         teacher = open_teacher(spec, ledger, options=recipe.teacher, seed=recipe.seed, tell=tell)
         value: dict[str, Any] = {"teacher": teacher.name}
         if isinstance(teacher, LLMTeacher):

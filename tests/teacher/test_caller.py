@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,10 @@ def asks(count: int, size: int = 10) -> list[Write]:
     return [Write(Prompt("shared ", f"{number:0{size}d}"), max_tokens=5) for number in range(count)]
 
 
-def caller(engine: FakeEngine, folder: Path, budget: Budget | None = None, patience: Patience = QUICK) -> Caller:
-    return Caller(engine, Ledger(folder / "ledger.sqlite"), budget or Budget(FREE), patience=patience)
+def caller(
+    engine: FakeEngine, folder: Path, budget: Budget | None = None, patience: Patience = QUICK
+) -> closing[Caller]:
+    return closing(Caller(engine, Ledger(folder / "ledger.sqlite"), budget or Budget(FREE), patience=patience))
 
 
 def test_answers_come_in_the_asks_order_and_are_kept(tmp_path: Path) -> None:

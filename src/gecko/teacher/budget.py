@@ -34,7 +34,7 @@ class Price:
         cached = None if self.cached is None else self.cached * factor
         return Price(self.input * factor, self.output * factor, cached)
 
-    def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+    def of(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
         """Dollars for a call, or for many."""
         cached = self.input if self.cached is None else self.cached
         fresh = input_tokens - cached_tokens
@@ -119,7 +119,7 @@ class Budget:
         """Whether spend in dollars can be told."""
         return self._price is not None
 
-    def price_of(self, input_tokens: int, output_tokens: int) -> float | None:
+    def price_of(self, input_tokens: float, output_tokens: float) -> float | None:
         """Dollars for tokens, none of them cached; None where the price is not known."""
         return None if self._price is None else self._price.of(input_tokens, output_tokens)
 
@@ -131,7 +131,7 @@ class Budget:
         """
         inputs, outputs = self._expected(ask)
         tokens = inputs + outputs
-        usd = 0.0 if self._price is None else (inputs * self._price.input + outputs * self._price.output) / _MILLION
+        usd = self.price_of(inputs, outputs) or 0.0
         if self._max_tokens is not None and self.tokens + self._reserved_tokens + tokens > self._max_tokens:
             return None
         if self._max_usd is not None and self.usd + self._reserved_usd + usd > self._max_usd:

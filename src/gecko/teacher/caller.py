@@ -14,8 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from gecko.errors import GeckoError
 from gecko.teacher.ask import Answer, Ask, Engine, EngineError
@@ -83,14 +82,6 @@ class Caller:
         self.progress = Progress(tell)
         self.calls_made = 0
         self.calls_replayed = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the engine and the event loop."""

@@ -46,6 +46,7 @@ _INSERT = (
     "INSERT OR IGNORE INTO teacher_calls"
     " (key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+FILE_NAME = "ledger.sqlite"
 _WAIT_SECONDS = 60
 
 

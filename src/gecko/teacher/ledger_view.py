@@ -9,9 +9,8 @@ from typing import Any
 
 from gecko.errors import GeckoError
 from gecko.shards import atomic
-from gecko.teacher.ledger import Ledger
+from gecko.teacher.ledger import FILE_NAME, Ledger
 
-_NAME = "ledger.sqlite"
 _SHOWN = 200
 
 
@@ -21,7 +20,7 @@ def open_ledger(place: Path) -> Ledger:
     Raises:
         GeckoError: There is none.
     """
-    for path in (place, place / _NAME, place / ".work" / _NAME):
+    for path in (place, place / FILE_NAME, place / ".work" / FILE_NAME):
         if path.is_file():
             return Ledger(path)
     raise GeckoError(f"{place} holds no ledger", "name a run directory; gecko run and gecko distill make one")

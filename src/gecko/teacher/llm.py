@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from gecko.errors import GeckoError
 from gecko.records import GeneratedQuery, Passage, content_id
@@ -22,12 +22,11 @@ from gecko.teacher import prompting
 from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Labels, Likelihood, Write
 from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
-from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Scores
+from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Rung, Scores
 from gecko.teacher.reply import Skipped, Unreadable, read_generation, read_grades, read_order
 from gecko.teacher.schedule import FULL, Kind, Schedule, State
 
-Rung = Literal["ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"]
-RUNGS: tuple[Rung, ...] = ("ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise")
+RUNGS: tuple[Rung, ...] = get_args(Rung)
 LABELS = ("0", "1", "2", "3")
 _VERSION = "1"  # raised when the same answers would be read as something else
 _COUNTS_KEPT = 10_000
@@ -240,13 +239,11 @@ class LLMTeacher:
         return Labels(prompting.relevance_prompt(passage, query.query, self._prompts), LABELS)
 
     def _listwise_ask(self, request: RankRequest) -> Write:
-        shown = [request.candidates[place] for place in _shuffled(request)]
-        prompt = prompting.listwise_prompt(request.query.query, shown, self._prompts)
+        prompt = prompting.listwise_prompt(request.query.query, _shown(request), self._prompts)
         return Write(prompt, 20 + 6 * len(request.candidates), 0.0, prompting.LISTWISE_SCHEMA)
 
     def _grade_ask(self, request: RankRequest) -> Write:
-        shown = [request.candidates[place] for place in _shuffled(request)]
-        prompt = prompting.grade_prompt(request.query.query, shown, self._prompts)
+        prompt = prompting.grade_prompt(request.query.query, _shown(request), self._prompts)
         return Write(prompt, 40 + 10 * len(request.candidates), 0.0, prompting.GRADE_SCHEMA)
 
     async def _write_one(self, seed: Passage) -> Generation:
@@ -366,6 +363,10 @@ def _shuffled(request: RankRequest) -> list[int]:
     """The order in which candidates are listed to a model: by hash, so that neither miner rank nor seed shows in it."""
     query, passages = request.query.query, request.candidates
     return sorted(range(len(passages)), key=lambda place: content_id(query, passages[place].passage_id))
+
+
+def _shown(request: RankRequest) -> list[Passage]:
+    return [request.candidates[place] for place in _shuffled(request)]
 
 
 def _from_order(order: Sequence[int]) -> list[float | None]:

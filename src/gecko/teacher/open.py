@@ -79,9 +79,10 @@ def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Calla
     from gecko.teacher.traffic import Patience
 
     price = Price(**options.price.model_dump()) if options.price else price_of(engine.name)
+    caps: dict[str, Any] = {"max_usd": options.max_usd, "max_tokens": options.max_tokens}
     if not options.batch:
-        budget = Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens)
-        return Caller(engine, ledger, budget, patience=Patience(call_seconds=5 * options.timeout), tell=tell)
+        patience = Patience(call_seconds=5 * options.timeout)
+        return Caller(engine, ledger, Budget(price, **caps), patience=patience, tell=tell)
     from gecko.teacher.batched import BATCH_DISCOUNT, BatchCaller
     from gecko.teacher.openai import OpenAIEngine
 
@@ -89,10 +90,8 @@ def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Calla
         raise UsageError(
             "teacher.batch is for openai: teachers", "leave it out; a model in this process is asked at once"
         )
-    if price is not None:
-        price = price.times(BATCH_DISCOUNT)
-    budget = Budget(price, max_usd=options.max_usd, max_tokens=options.max_tokens)
-    return BatchCaller(engine, ledger, budget, poll_seconds=options.poll_seconds, tell=tell)
+    discounted = price and price.times(BATCH_DISCOUNT)
+    return BatchCaller(engine, ledger, Budget(discounted, **caps), poll_seconds=options.poll_seconds, tell=tell)
 
 
 def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = None) -> Teacher:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gecko.teacher.prompting import PromptOptions
+from gecko.teacher.protocol import Rung
 
 
 class PriceOptions(BaseModel):
@@ -36,7 +37,7 @@ class TeacherOptions(BaseModel):
     reply_tokens: int = Field(default=300, ge=16, description="longest reply of step 1")
     batch: bool = Field(default=False, description="openai: through the Batch API, at half the price, within a day")
     poll_seconds: float = Field(default=60.0, gt=0, description="how often a batch is asked for")
-    rung: Literal["auto", "ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"] = "auto"
+    rung: Rung | Literal["auto"] = "auto"
     schedule: Literal["full", "thrifty"] = Field(
         default="full", description="thrifty asks for about a third of the scores (docs/results/relabel.md)"
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from gecko.records import GeneratedQuery, Passage
+
+# Where a language model's scores may come from, best first (``llm`` says what each is).
+Rung = Literal["ql+rc", "ql+rc-topk", "rc+listwise", "graded+listwise"]
 
 
 @dataclass(frozen=True, slots=True)

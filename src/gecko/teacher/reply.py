@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 from gecko.records import Passage
 from gecko.teacher.objects import LONGEST, JsonObject, find_objects, without_thoughts
-from gecko.teacher.wording import fault_of_query, fault_of_task, is_refusal, leans_on_passage, one_line
-
-__all__ = ["Skipped", "Unreadable", "leans_on_passage", "read_generation", "read_grades", "read_order"]
+from gecko.teacher.wording import fault_of_query, fault_of_task, is_refusal, one_line
 
 Value = TypeVar("Value")
 
