@@ -56,5 +56,20 @@ def test_it_refuses_to_write_and_models_that_cannot_rank(ranker: Path, tmp_path:
             teacher.write([passage("a", "red fox")])
         with pytest.raises(GeckoError, match="3 outputs"):
             open_teacher(f"cross-encoder:{ranker.parent / 'three'}", ledger)
-        with pytest.raises(GeckoError, match="no directory"):
+        with pytest.raises(GeckoError, match="no model directory at"):
             open_teacher(f"cross-encoder:{tmp_path / 'nowhere'}", ledger)
+
+
+def test_a_hub_id_is_not_taken_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sentence_transformers
+
+    asked = []
+
+    def load(name: str) -> None:
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr(sentence_transformers, "CrossEncoder", load)
+    with pytest.raises(GeckoError, match="no network"):
+        CrossEncoderTeacher("owner/some-ranker")
+    assert asked == ["owner/some-ranker"]

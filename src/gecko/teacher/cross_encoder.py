@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gecko.embedder.embedder import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
@@ -71,10 +71,8 @@ def _state(folder: Path) -> str:
 def _load(model: str) -> Any:  # noqa: ANN401
     from sentence_transformers import CrossEncoder
 
-    if (os.sep in model and not Path(model).is_dir()) or Path(model).is_file():
-        raise GeckoError(f"{model} is no directory of a cross-encoder", "cross-encoder:DIR needs a saved model")
     try:
-        loaded = CrossEncoder(model)
+        loaded = CrossEncoder(resolve_model(model))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise GeckoError(f"cannot load the cross-encoder {model}: {reason}", "give a path or a Hub id") from error
