@@ -2,8 +2,10 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -338,6 +340,21 @@ def test_a_failed_call_is_kept_but_made_again(tmp_path):
         ledger.put("k", "write", {}, {"query": "second"})
         assert ledger.get("k") == {"query": "first"}
         assert (ledger.stats()["calls"], ledger.stats()["failed"], ledger.stats()["usd"]) == (1, 1, 0.5)
+
+
+def test_a_new_ledger_waits_for_the_process_that_opens_it_too(tmp_path):
+    path = tmp_path / "l.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs (x)")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):  # SQLite itself does not wait, whatever its timeout
+        sqlite3.connect(path, timeout=60, isolation_level=None).execute("PRAGMA journal_mode=WAL")
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
+    with Ledger(path) as ledger:
+        ledger.put("k", "write", {}, {"query": "q"})
+        assert ledger.get("k") == {"query": "q"}
+    release.join()
 
 
 def test_two_processes_write_one_ledger(tmp_path):

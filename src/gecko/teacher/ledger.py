@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class Ledger:
         with self._telling():
             # connect's timeout is SQLite's busy_timeout: another process's commit is waited for.
             self._db = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._turn_wal_on()
             # Enough against a kill of the process; a power cut may cost the last batches, never the file.
             self._db.execute("PRAGMA synchronous=NORMAL")
             for statement in _SCHEMA:
@@ -104,6 +105,22 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _turn_wal_on(self) -> None:
+        """Switch the file to write-ahead logging, waiting for a process that does the same.
+
+        Two processes that open a new file together would each wait for the other's read lock; SQLite refuses one of
+        them at once, whatever its busy timeout (sqlite.org/c3ref/busy_handler.html), so the waiting is ours to do.
+        """
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def keep_text(self, text: str) -> str:
         """Keep a text that many requests share; the name under which they refer to it."""
