@@ -76,9 +76,9 @@ def decide(candidates: Sequence[Candidate], seed_id: str, row_key: str, options:
     """Choose the positive and the hard negative of one query.
 
     The positive is rank 1, unless its RC is below the seed's (a guard: with k = 0 a noisy QL alone could move it) or
-    below ``min_positive_rc``; then it is the best-ranked candidate that reaches both. The negative is never a candidate that looks as relevant as the positive: one whose RC is the positive's or more is
-    passed over, and where one of the two has no RC, one whose miner score is above ``negative_margin`` of the
-    positive's.
+    below ``min_positive_rc``; then it is the best-ranked candidate that reaches both. The negative is never a candidate
+    that looks as relevant as the positive: one whose RC is the positive's or more is passed over, and where one of the
+    two has no RC, one whose miner score is above ``negative_margin`` of the positive's.
 
     Args:
         candidates: The output of :func:`fuse`, best first; must hold the seed.
