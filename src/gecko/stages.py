@@ -278,9 +278,8 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     if options.beir:
         before = options.base or context.recipe.train.student
         same_as_miner = before == context.recipe.fret.miner
-        kept_base = (
-            context.recipe.train.student == context.recipe.fret.miner and context.facts("gate").get("chosen") == "base"
-        )
+        same_student = context.recipe.train.student == context.recipe.fret.miner
+        kept_base = same_student and context.facts("gate").get("chosen") == "base"
         tuned, base = Embedder(str(context.model_path())), Embedder(before)
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,

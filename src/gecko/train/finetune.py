@@ -82,7 +82,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     _train(trainer, last)
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
-    model.prompts = prompts
+    model.prompts = {**prompts}
     save_whole(model, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     curve = [
