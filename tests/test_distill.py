@@ -192,7 +192,7 @@ def test_the_ledger_can_be_read(passages: Path, tiny_model: str, tmp_path: Path)
         assert distill(passages, out, endpoint, tiny_model, "--limit", "4")[0] == 0
     code, stats, _ = run("ledger", "stats", str(out))
     assert code == 0
-    assert {row["kind"] for row in stats["kinds"]} == {"write", "labels"}
+    assert {row["kind"] for row in stats["kinds"]} == {"write", "labels", "probe"}
     table = CliRunner().invoke(app, ["ledger", "stats", str(out)]).stderr
     assert "unknown" in table  # the price of openai:toy
     shown = CliRunner().invoke(app, ["ledger", "show", str(out), "--kind", "write", "--last", "2"])
@@ -201,7 +201,7 @@ def test_the_ledger_can_be_read(passages: Path, tiny_model: str, tmp_path: Path)
     code, value, _ = run("ledger", "export", str(out), "--out", str(tmp_path / "calls.jsonl"))
     lines = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert len(lines) == value["calls"] == stats["total"]["calls"]
-    assert all(len(line["request"]["prompt"]["shared"]) > 500 for line in lines)
+    assert all(len(line["request"]["prompt"]["shared"]) > 500 for line in lines if line["kind"] != "probe")
     assert run("ledger", "stats", str(tmp_path / "nowhere"))[0] == 1
 
 
@@ -296,6 +296,6 @@ def test_batch_mode_is_for_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from gecko.teacher import open as opening
     from gecko.teacher.options import TeacherOptions
 
-    monkeypatch.setattr(opening, "open_engine", lambda spec, options: SimpleNamespace(name=spec))
+    monkeypatch.setattr(opening, "open_engine", lambda spec, options, **_: SimpleNamespace(name=spec))
     with Ledger(tmp_path / "ledger.sqlite") as ledger, pytest.raises(UsageError, match=r"teacher\.batch is for openai"):
         opening.open_teacher("transformers:x", ledger, options=TeacherOptions(batch=True))

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -228,6 +229,16 @@ def test_rows_of_another_kind_are_an_error_of_one_line(tmp_path: Path) -> None:
     for build in (shards.to_passage, shards.to_query, shards.to_unified):
         with pytest.raises(GeckoError, match="holds rows of another kind"):
             list(shards.read_rows(tmp_path, build))
+
+
+def test_rows_of_an_older_version_are_read_and_their_folder_is_ours(tmp_path: Path) -> None:
+    older = pa.schema([column for column in FRET if column.name not in ("note", "ranker")])
+    assert older.names == FRET.names[:-2]
+    shards.write_table(tmp_path / "part-00000.parquet", [FRET_ROW], older)
+    assert list(shards.read_rows(tmp_path, shards.to_fret)) == [FRET_ROW]
+    shards.claim_folder(tmp_path, FRET)
+    with pytest.raises(UsageError, match="holds other files"):
+        shards.claim_folder(tmp_path, QUERIES)
 
 
 def test_fingerprints_differ_by_content_and_not_by_order_of_keys() -> None:

@@ -57,7 +57,7 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
     Returns:
         ``{"stages": [StagePlan...], "total": {...}, "notes": [what was assumed]}``.
     """
-    context = RunContext(recipe, out, tell=tell)
+    context = RunContext(recipe, out, tell=tell, asks=False)
     context.check()
     run_stage(STAGES[0], context, tell)
     table = PassageTable(context.folder("passages"))
@@ -147,18 +147,24 @@ def _stage(
     """Scale the sample's asks, one list a row, to all rows."""
     scale = rows / max(len(asks), 1)
     past = {total["kind"]: total for total in context.ledger.totals() if total["model"] == teacher.name}
+    past.pop("probe", None)
+    thoughts = teacher.thoughts()
     inputs = outputs = seconds = 0.0
     calls = 0
     for purpose, ask in (pair for row in asks for pair in row):
         known = past.get(ask.kind)
         inputs += teacher.count_tokens(ask, _CHARACTERS_A_TOKEN)
-        outputs += _REPLY_TOKENS[purpose] if known is None else known["output_tokens"] / max(known["calls"], 1)
+        first = thoughts or 0 if ask.kind == "write" else 0
+        reply = _REPLY_TOKENS[purpose] + first if known is None else known["output_tokens"] / max(known["calls"], 1)
+        outputs += reply
         seconds += _SECONDS[ask.kind] if known is None else known["seconds"] / max(known["calls"], 1)
         calls += 1
     if not teacher.counts_tokens():
         notes.append(f"{teacher.name} cannot count tokens: {_CHARACTERS_A_TOKEN:g} characters are taken for one")
     if not past:
         notes.append(f"{teacher.name} has no call in this run's ledger: reply lengths and seconds a call are assumed")
+    if thoughts is None and not past:
+        notes.append(f"whether {teacher.name} thinks first, which is paid for, is not known; gecko teacher check tells")
     usd = teacher.price(round(inputs * scale), round(outputs * scale))
     if usd is None:
         notes.append(

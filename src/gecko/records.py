@@ -87,7 +87,9 @@ class Candidate:
 class FretRow:
     """A training example with the provenance of every decision (design: data contracts).
 
-    ``negative_id`` is the empty string where the guard found no safe negative.
+    ``negative_id`` is the empty string where the guard found no safe negative. ``teacher`` and ``prompt_version`` are
+    those of the query, ``ranker`` names the teacher that ranked its candidates, and ``note`` says what is wrong with
+    their scores, such as calls that failed; both are empty in rows of an older version.
     """
 
     row_id: str
@@ -104,6 +106,8 @@ class FretRow:
     prompt_version: str
     input_tokens: int
     output_tokens: int
+    note: str = ""
+    ranker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ FRET = pa.schema(
     + [("candidates", pa.list_(CANDIDATE)), ("relabelled", pa.bool_())]
     + [(n, pa.string()) for n in ("teacher", "rung", "prompt_version")]
     + [("input_tokens", pa.int64()), ("output_tokens", pa.int64())]
+    + [(n, pa.string()) for n in ("note", "ranker")]
 )
 
 UNIFIED = pa.schema(

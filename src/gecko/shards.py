@@ -187,10 +187,12 @@ def is_run(folder: Path) -> bool:
 
 
 def _has_schema(shard: Path, schema: pa.Schema) -> bool:
+    """Whether a shard is of this kind, or of an earlier version's: new columns are only ever added at the end."""
     try:
-        return bool(pq.read_schema(shard).equals(schema))
+        found = pq.read_schema(shard)
     except (pa.ArrowInvalid, OSError):
         return False
+    return len(found) > 0 and bool(found.equals(pa.schema(list(schema)[: len(found)])))
 
 
 def finish_stage(folder: Path, mark: str, outputs: Iterable[Path] = (), **facts: object) -> None:

@@ -26,6 +26,7 @@ from gecko.shards import (
     write_json,
     write_stage,
 )
+from gecko.teacher.options import TeacherOptions
 
 
 @dataclass
@@ -35,6 +36,7 @@ class RunContext:
     Attributes:
         marks: Fingerprint of every stage seen so far.
         places: Stages that lie elsewhere than in the run's directory.
+        asks: Whether its teachers will be asked anything; a plan asks nobody, and needs no key.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class RunContext:
     marks: dict[str, str] = field(default_factory=dict)
     places: dict[str, Path] = field(default_factory=dict)
     tell: Callable[[str], None] | None = None
+    asks: bool = True
 
     def check(self) -> None:
         """Find mistakes that would otherwise show only after the work before them is done and paid for.
@@ -64,13 +67,13 @@ class RunContext:
     @cached_property
     def writer(self) -> Any:  # noqa: ANN401
         """The teacher of step 1, its calls kept in the ledger."""
-        return self._teacher(self.recipe.teacher.writer or self.recipe.teacher.spec)
+        return self._teacher(*self.recipe.teacher.of_writer())
 
     @cached_property
     def ranker(self) -> Any:  # noqa: ANN401
         """The teacher of step 2, its calls kept in the ledger."""
-        spec = self.recipe.teacher.ranker or self.recipe.teacher.spec
-        return self.writer if spec == (self.recipe.teacher.writer or self.recipe.teacher.spec) else self._teacher(spec)
+        asked = self.recipe.teacher.of_ranker()
+        return self.writer if asked == self.recipe.teacher.of_writer() else self._teacher(*asked)
 
     @cached_property
     def corpus(self) -> Any:  # noqa: ANN401
@@ -116,12 +119,20 @@ class RunContext:
 
         return Ledger(self.out / FILE_NAME)
 
-    def _teacher(self, spec: str) -> Any:  # noqa: ANN401
+    def _teacher(self, spec: str, options: TeacherOptions) -> Any:  # noqa: ANN401
         from gecko.teacher.open import open_teacher
+        from gecko.teacher.schedule import Thrifty
 
-        recipe = self.recipe
+        fret = self.recipe.fret
         return open_teacher(
-            spec, self.ledger, options=recipe.teacher, seed=recipe.seed, styles=recipe.fret.styles, tell=self.tell
+            spec,
+            self.ledger,
+            options=options,
+            seed=self.recipe.seed,
+            styles=fret.styles,
+            tell=self.tell,
+            thrifty=Thrifty(negative=fret.max_negative_rc, answerable=fret.min_positive_rc),
+            asked=self.asks,
         )
 
 
@@ -309,7 +320,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         _queries,
     ),
-    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 2]), _fret),
+    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 3]), _fret),
     Stage(
         "mixture",
         "rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from gecko.recipe import Recipe
 from gecko.records import Passage
 from gecko.teacher.ledger import FILE_NAME, Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung
-from gecko.teacher.open import open_teacher
+from gecko.teacher.open import ENGINES, open_teacher
+from gecko.teacher.schedule import Thrifty
 
 _WHY = {
     "ql+rc": "it gives the log-probabilities of a given text and of every label: QL and RC are exact, as in the paper",
@@ -48,7 +50,8 @@ def check_teacher(
 
     Args:
         recipe: Its ``teacher``, ``fret`` and ``seed`` count.
-        out: Folder of the ledger, so that a check made again costs nothing.
+        out: Folder of the ledger, so that rankings asked for before cost nothing. What the teacher can do, and how fast
+            it is, is found out anew by every check.
         beir: A BEIR folder to rank for, or None.
         split: Split of its judgements.
         sample: Queries to rank for.
@@ -57,18 +60,22 @@ def check_teacher(
     Raises:
         GeckoError: The teacher does not answer, or the judgements cannot be read.
     """
-    spec = recipe.teacher.ranker or recipe.teacher.spec
+    spec, options = recipe.teacher.of_ranker()
+    # A language model's seed counts for what it writes alone, which is timed here: what is replayed takes no time.
+    seed = secrets.randbelow(2**31) if spec.partition(":")[0] in ENGINES else recipe.seed
+    thrifty = Thrifty(negative=recipe.fret.max_negative_rc, answerable=recipe.fret.min_positive_rc)
     with Ledger(out / FILE_NAME) as ledger:
-        teacher = open_teacher(spec, ledger, options=recipe.teacher, seed=recipe.seed, tell=tell)
+        teacher = open_teacher(spec, ledger, options=options, seed=seed, tell=tell, thrifty=thrifty)
         value: dict[str, Any] = {"teacher": teacher.name}
         if isinstance(teacher, LLMTeacher):
-            capabilities = teacher.probe()
+            capabilities = teacher.probe(again=True)
             best = best_rung(capabilities)
             value |= {
                 "capabilities": asdict(capabilities),
                 "best_rung": best,
                 "rung": teacher.rung,
                 "why": _WHY[teacher.rung],
+                "thoughts": teacher.thoughts() or 0,
                 **_speed(teacher),
                 "price_known": teacher.price(1, 1) is not None,
             }
@@ -90,6 +97,7 @@ def check_teacher(
                 neighbours=recipe.fret.neighbours,
                 split=split,
                 seed=recipe.seed,
+                scores_all=options.schedule == "full",
             )
             value["ranking"]["good_enough"] = passes(value["ranking"])
         value["spent"] = ledger.stats()
@@ -105,6 +113,8 @@ def render_check(value: dict[str, Any]) -> str:
         lines.append(
             f"speed    {value['seconds_a_call']:.2f} s a call, {value['tokens_per_second']:,.0f} tokens/s one at a time"
         )
+        if value["thoughts"]:
+            lines.append(f"thinks   {value['thoughts']} tokens before a short answer, and cannot be kept from it")
         sample = value["sample"]
         lines.append(f"wrote    {sample['query'] or '(nothing usable: ' + sample['problem'] + ')'}")
         if not value["price_known"]:
@@ -116,6 +126,8 @@ def render_check(value: dict[str, Any]) -> str:
             f"ranking  nDCG@10 of {ranking['n']} queries of {ranking['dataset']}: "
             + ", ".join(f"{name} {100 * figures[name]:.1f}" for name in ("miner", "ql", "rc", "rrf"))
         )
+        if ranking["failed"]:
+            lines.append(f"failed   {ranking['failed']} of {ranking['n']} queries were not ranked, or lack a score")
         good = ranking["good_enough"]
         lines.append(
             "verdict  good enough: fusing both beats either, and either beats the miner (the paper's test)"

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from gecko.teacher import openai_probe
+from gecko.teacher.ask import EngineError, Labels
+from gecko.teacher.openai_read import read
+from gecko.teacher.openai_wire import Dialect
+
 pytest.importorskip("llama_cpp", reason="the extra is not installed: pip install -e '.[llama]'")
 pytest.importorskip("gguf", reason="the extra is not installed: pip install -e '.[llama]'")
 pytest.importorskip("uvicorn", reason="the server's part of the extra is not installed: pip install -e '.[llama]'")
@@ -26,8 +31,20 @@ def run(*arguments: str) -> dict[str, Any]:
     return answer
 
 
+def any_label(dialect: Dialect, ask: Labels, reply: dict[str, Any] | None) -> float:
+    try:
+        answer = read(dialect, ask, reply or {})
+    except EngineError:
+        return 0.0
+    return float(len(answer.floored) < len(answer.labels))
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled corpora are not here")
-def test_the_plan_is_within_a_tenth_of_what_the_server_counts(tmp_path: Path, long_llama: Any, serving: Any) -> None:
+def test_the_plan_is_within_a_tenth_of_what_the_server_counts(
+    tmp_path: Path, long_llama: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model cannot tell that ice is cold; whatever digits it reports are believed here.
+    monkeypatch.setattr(openai_probe, "label_mass", any_label)
     corpus = SHARED / "data" / "powershell_docs"
     settings = [
         "corpus.limit=400", "fret.limit=5", "fret.neighbours=5", "fret.min_positive_rc=0",

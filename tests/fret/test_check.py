@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,24 @@ def test_a_teacher_that_knows_the_answers_passes(folder: Path) -> None:
 def test_a_teacher_without_scores_leaves_the_miners_order(folder: Path) -> None:
     check = check_ranking(Teacher(ql=None, rc=None), folder, miner=Miner(), neighbours=3)
     assert len(set(check["ndcg_at_10"].values())) == 1
-    assert passes(check)
+    assert check["failed"] == 6
+    assert not passes(check)  # the miner's order, measured three times
+
+
+def test_queries_that_failed_are_counted_and_many_of_them_are_no_pass(folder: Path) -> None:
+    class Failing(Teacher):
+        def rank(self, query, candidates, miner_scores=None):  # type: ignore[no-untyped-def]
+            scores = super().rank(query, candidates, miner_scores)
+            if "copper" in query.query:
+                return replace(scores, error="6 of 6 calls failed")
+            return replace(scores, ql=[None, *scores.ql[1:]]) if "tiger" in query.query else scores
+
+    check = check_ranking(Failing(ql="far", rc="far"), folder, miner=Miner(), neighbours=3)
+    assert check["failed"] == 2
+    assert not passes(check)
+    assert passes({**check, "n": 40, "ndcg_at_10": dict.fromkeys(check["ndcg_at_10"], 1.0)})
+    thrifty = check_ranking(Failing(ql="far", rc="far"), folder, miner=Miner(), neighbours=3, scores_all=False)
+    assert thrifty["failed"] == 1
 
 
 def test_an_answer_that_was_not_retrieved_counts_against_all(folder: Path) -> None:

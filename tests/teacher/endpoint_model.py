@@ -25,6 +25,8 @@ class Traits:
 
     ``echo``: ``no`` ignores it, ``refuse`` answers 400, ``zero`` and ``one`` do it; ``max_tokens=0`` means none
     for the first, and no limit for the second.
+    ``thinks``: tokens thought before a chat reply; ``quiet`` is what may keep it from that: ``minimal`` effort, or
+    ``template`` for ``chat_template_kwargs``. Thoughts are ``hidden`` (only counted), or in the text.
     ``schema``: the strongest response_format it obeys; ``refuse`` takes none at all, ``ignore`` writes prose.
     """
 
@@ -46,6 +48,9 @@ class Traits:
     cache: bool = False
     bos: bool = False
     error_shape: str = "openai"
+    thinks: int = 0
+    quiet: str = ""
+    hidden: bool = True
 
 
 DIALECTS = {
@@ -53,6 +58,16 @@ DIALECTS = {
     "openai-reasoning": Traits(
         completions=False, chat_top=0, limit_name="max_completion_tokens", no_sampling=True, batches=True
     ),
+    "openai-thinking": Traits(
+        completions=False,
+        chat_top=0,
+        limit_name="max_completion_tokens",
+        no_sampling=True,
+        batches=True,
+        thinks=400,
+        quiet="minimal",
+    ),
+    "vllm-thinking": Traits(completion_top=20, tokenize="vllm", thinks=600, quiet="template", hidden=False),
     "vllm": Traits(
         completion_top=20, echo="zero", prompt_logprobs=True, label_ids=True, tokenize="vllm", cache=True, bos=True
     ),
@@ -93,6 +108,9 @@ class Model:
         return number
 
     def logprob(self, prefix: list[str], token: str) -> float:
+        if " cold" in prefix[-6:] and token.strip() in ("0", "1"):
+            # The probe's question about ice, which any model that can grade answers rightly.
+            return -0.3 - 2.0 * (token.strip() == "0") - (token[0] == " ")
         return -0.05 - 9 * crc32("\x1f".join((self.name, *prefix[-4:], token)).encode()) / 2**32
 
     def top(self, prefix: list[str], count: int) -> list[tuple[str, float]]:
@@ -117,13 +135,44 @@ class Model:
             content, choice["finish_reason"] = top[0][0], "length"
             choice["logprobs"] = {"content": [_content(top)]}
         else:
-            written = self.tokens(self._written(body))
-            if len(written) > limit:
+            thought = self._thought(body)
+            if thought and limit < 32 and traits.hidden:
+                raise Refused(
+                    400,
+                    "Could not finish the message because max_tokens or model output limit was reached. "
+                    "Please try again with higher max_tokens.",
+                )
+            text = [] if traits.hidden or not thought else ["<think>", *[" hm"] * thought, "</think>"]
+            written = [*text, *self.tokens(self._written(body))]
+            room = limit - thought if traits.hidden else limit
+            if len(written) > room:
                 choice["finish_reason"] = "length"
-            content = "".join(written[:limit])
+            content = "".join(written[: max(room, 0)])
         choice["message"] = {"role": "assistant", "content": content}
         out = {"object": "chat.completion", "model": self.name, "choices": [choice]}
-        return self._used(out, len(prefix) + 4, len(self.tokens(content)))
+        hidden = min(self._thought(body), limit) if traits.hidden else 0
+        out = self._used(out, len(prefix) + 4, len(self.tokens(content)) + hidden)
+        if hidden and traits.usage:
+            out["usage"]["completion_tokens_details"] = {"reasoning_tokens": hidden}
+        return out
+
+    def _thought(self, body: dict[str, Any]) -> int:
+        """Tokens it thinks before it replies."""
+        traits, effort = self.traits, body.get("reasoning_effort")
+        if not traits.thinks:
+            return 0
+        if traits.quiet == "minimal":
+            if effort not in (None, "minimal", "low", "medium", "high"):
+                raise Refused(
+                    400,
+                    f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model. Supported "
+                    "values are: 'minimal', 'low', 'medium', and 'high'.",
+                    "unsupported_value",
+                    "reasoning_effort",
+                )
+            return {"minimal": 0, "low": traits.thinks // 2}.get(effort or "", traits.thinks)
+        quiet = traits.quiet == "template" and not (body.get("chat_template_kwargs") or {}).get("enable_thinking", True)
+        return 0 if quiet else traits.thinks
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         traits = self.traits

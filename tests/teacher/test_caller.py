@@ -263,7 +263,9 @@ def test_a_cap_in_dollars_needs_a_price() -> None:
 
 
 def test_prices() -> None:
-    assert price_of("openai:gpt-4o-mini") == price_of("openai:gpt-4o-mini-2026-07-18")
+    assert price_of("openai:gpt-4o-mini") == price_of("openai:gpt-4o-mini-2024-07-18")
+    assert price_of("openai:gpt-4o-2024-05-13") is None  # not the price of the model without a date
+    assert price_of("openai:gpt-4o-mini-2026-07-18") is None
     assert price_of("openai:gpt-4o") != price_of("openai:gpt-4o-mini")
     assert price_of("openai:some-vendor/gpt-4.1") == price_of("openai:gpt-4.1")
     assert price_of("openai:a-model-nobody-knows") is None

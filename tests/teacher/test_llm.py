@@ -13,7 +13,7 @@ from gecko.fret.generate import generate
 from gecko.fret.rank import fuse
 from gecko.records import GeneratedQuery, Passage, Quarantined
 from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Write
-from gecko.teacher.budget import FREE, Budget
+from gecko.teacher.budget import FREE, Budget, Price
 from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung, expected_relevance
@@ -273,3 +273,66 @@ def test_an_endpoint_that_does_not_answer_the_probe_is_told_in_a_line(tmp_path: 
     engine.capabilities = nobody  # type: ignore[method-assign]
     with pytest.raises(GeckoError, match="openai:scripted does not answer: connection refused"):
         teacher(engine, tmp_path).write([SEED])
+
+
+def test_probing_is_paid_for_and_counts_to_the_caps(tmp_path: Path) -> None:
+    engine = ScriptedEngine(CHAT)
+
+    async def probing() -> Capabilities:
+        engine.probes += 1
+        engine._dialect = {"probe_input": 100, "probe_output": 20}
+        return CHAT
+
+    engine.capabilities = probing  # type: ignore[method-assign]
+    asked = teacher(engine, tmp_path)
+    asked.caller.budget = Budget(Price(1.0, 10.0))
+    asked.probe()
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        spent = ledger.stats()
+        assert (spent["input_tokens"], spent["output_tokens"], spent["usd"]) == (100, 20, pytest.approx(3e-4))
+        assert [total["kind"] for total in ledger.totals()] == ["probe"]
+    capped = teacher(engine, tmp_path / "capped")
+    capped.caller.budget = Budget(FREE, max_tokens=50)
+    with pytest.raises(GeckoError, match="cap of 50 tokens"):
+        capped.probe()
+    assert engine.probes == 1
+
+
+def test_a_check_probes_although_it_was_probed_before(tmp_path: Path) -> None:
+    teacher(ScriptedEngine(TEXT), tmp_path).probe()
+    engine = ScriptedEngine(EXACT)
+    assert teacher(engine, tmp_path).probe(again=True) == EXACT
+    assert engine.probes == 1
+    assert teacher(ScriptedEngine(TEXT), tmp_path).probe() == EXACT  # the newer note is in place of the older
+
+
+def test_a_model_that_thinks_all_the_same_has_room_for_it(tmp_path: Path) -> None:
+    engine = ScriptedEngine(TEXT)
+    asked = teacher(engine, tmp_path)
+    assert asked.thoughts() is None
+    asked.probe()
+    assert (asked.thoughts(), asked.write_ask(SEED).max_tokens) == (0, 300)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        note = ledger.noted("capabilities scripted")
+        ledger.note("capabilities scripted", {**note, "dialect": {"thoughts": 700}})
+    again = teacher(ScriptedEngine(TEXT), tmp_path)
+    assert again.thoughts() == 700
+    limits = [again.write_ask(SEED), *(ask for _, ask in again.ranking_asks(REQUEST, "graded+listwise"))]
+    assert [ask.max_tokens for ask in limits if isinstance(ask, Write)] == [300 + 2048, 70 + 2048]
+
+
+def test_an_order_that_cannot_be_read_is_an_error_with_the_reply(tmp_path: Path) -> None:
+    engine = ScriptedEngine(CHAT)
+    plain = engine._reply
+
+    def weather(ask: Ask) -> Answer:
+        if isinstance(ask, Write):
+            return Answer(text="I'd rather talk about the weather.", finish="stop", output_tokens=9)
+        return plain(ask)
+
+    engine._reply = weather  # type: ignore[method-assign]
+    scores = teacher(engine, tmp_path).rank_many([REQUEST])[0]
+    assert scores.error.startswith("no order: ")
+    assert scores.raw == "I'd rather talk about the weather."
+    engine = ScriptedEngine(TEXT, [Answer(text="No grades today.", finish="stop")] * 2)
+    assert teacher(engine, tmp_path / "graded").rank_many([REQUEST])[0].raw == "No grades today."

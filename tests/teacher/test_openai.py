@@ -30,6 +30,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 EXACT = {"vllm", "sglang"}
+QUIETED = {
+    "openai-thinking": {"reasoning_effort": "minimal"},
+    "vllm-thinking": {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
+}
 SCORING = {"vllm": "vllm", "vllm-base": "vllm", "sglang": "sglang", "llama-cpp-python": "echo"}
 
 
@@ -95,7 +99,7 @@ def test_each_server_is_asked_in_its_dialect(name):
                 capabilities = await engine.capabilities()
                 probes = len(endpoint.log)
                 assert await engine.capabilities() == capabilities
-                assert len(endpoint.log) == probes < 25
+                assert len(endpoint.log) == probes < 30
                 return capabilities, engine.dialect()
             finally:
                 await engine.close()
@@ -105,7 +109,9 @@ def test_each_server_is_asked_in_its_dialect(name):
         assert can.prompt_logprobs == (name in SCORING) and dialect["likelihood"] == SCORING.get(name, "")
         assert can.prefix_cache_with_prompt_logprobs == (name == "sglang")
         assert can.label_logprobs_exact == (name in EXACT)
-        topless = {"openai-reasoning", "anthropic", "bare"} | EXACT
+        topless = {"openai-reasoning", "openai-thinking", "anthropic", "bare"} | EXACT
+        assert dialect["extra"] == QUIETED.get(name, {}) and not dialect["thoughts"]
+        assert (dialect["probe_input"] > 0) == DIALECTS[name].usage
         assert can.label_logprobs_topk == (0 if name in topless else 20)
         assert can.constrained_choice == (DIALECTS[name].schema.endswith("schema") and DIALECTS[name].chat)
         assert can.batch_async == name.startswith("openai")
@@ -262,8 +268,11 @@ def test_a_server_that_ignores_what_it_does_not_know_has_no_capability():
     with Endpoint("ollama") as endpoint:
         with pytest.raises(EngineError) as caught:
             run(endpoint, Likelihood(PROMPT, CONTINUATION))
-        assert not flags(caught.value)
-        assert any("prompt_logprobs" in body for body in endpoint.bodies()) or not endpoint.log
+        assert not flags(caught.value) and not endpoint.log
+    with Endpoint(Traits(completion_top=20)) as endpoint:
+        assert not probed(endpoint)[0].prompt_logprobs
+        taken = [seen for seen in endpoint.log if isinstance(seen.body, dict) and "prompt_logprobs" in seen.body]
+        assert taken and all(seen.status == 200 for seen in taken)
     with Endpoint("anthropic") as endpoint, pytest.raises(EngineError, match="labels"):
         run(endpoint, Labels(PROMPT, LABELS))
 
@@ -351,11 +360,106 @@ def test_nobody_at_the_address():
 
 
 def test_a_failing_probe_says_so_and_a_passing_failure_costs_no_capability():
-    with Endpoint("vllm", script=deque(["503"])) as endpoint, pytest.raises(EngineError) as caught:
+    with Endpoint("vllm", faults={"503": 1.0}) as endpoint, pytest.raises(EngineError) as caught:
         run(endpoint)
-    assert flags(caught.value) == {"retry", "crowded"}
+    assert flags(caught.value) == {"retry", "crowded"} and len(endpoint.log) == 6
     with Endpoint("vllm", script=deque(["", "500", "500", "", "truncated"])) as endpoint:
         assert run(endpoint, Likelihood(PROMPT, CONTINUATION))[0].logprobs
+
+
+def probed(endpoint: Endpoint):
+    """What probing finds out, and its dialect."""
+
+    async def go():
+        engine = OpenAIEngine("toy", base_url=endpoint.url)
+        try:
+            return await engine.capabilities(), engine.dialect()
+        finally:
+            await engine.close()
+
+    return asyncio.run(go())
+
+
+def test_a_crowded_server_is_waited_for_while_it_is_probed():
+    with Endpoint("openai") as endpoint:
+        can, _ = probed(endpoint)
+    with Endpoint("openai", script=deque(["429", "", "503", "", "429", "429"])) as endpoint:
+        assert probed(endpoint)[0] == can
+        assert sum(seen.status in (429, 503) for seen in endpoint.log) == 4
+
+
+@pytest.mark.parametrize("thinks", [400, 5000])
+def test_a_model_that_cannot_be_kept_from_thinking_is_known_to_think(thinks):
+    with Endpoint(Traits(completions=False, thinks=thinks)) as endpoint:
+        can, dialect = probed(endpoint)
+    assert can.generate and dialect["extra"] == {} and dialect["thoughts"] == min(thinks, 1024)
+
+
+def test_a_model_that_thinks_until_its_room_is_full_answers_all_the_same():
+    with Endpoint("openai-reasoning") as endpoint:
+        plain = endpoint.brain.chat
+
+        def chat(body):
+            if body.get("max_completion_tokens", 9999) < 2000:
+                raise Refused(400, "Could not finish the message because max_tokens or model output limit was reached.")
+            return plain(body)
+
+        endpoint.brain.chat = chat
+        can, dialect = probed(endpoint)
+        assert can.generate and dialect["thoughts"] == 1024
+        cut = run(endpoint, Write(PROMPT, 300), dialect=dialect)[0]
+        assert (cut.text, cut.finish, cut.output_tokens, cut.error) == ("", "length", 300, "")
+        assert run(endpoint, Write(PROMPT, 3000), dialect=dialect)[0].text
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_context_too_short_for_thoughts_is_no_failure(status):
+    with Endpoint("ollama") as endpoint:
+        plain = endpoint.brain.chat
+
+        def chat(body):
+            if body["max_tokens"] > 300:
+                raise Refused(status, "the context is full")
+            return plain(body)
+
+        endpoint.brain.chat = chat
+        can, dialect = probed(endpoint)
+        assert can.generate and dialect["write"] == "chat"
+
+
+def test_what_keeps_a_model_from_thinking_is_sent_and_dropped_where_it_is_refused():
+    dialect = Dialect(extra={"reasoning_effort": "low"})
+    _, body = request("m", dialect, Write(PROMPT, 9))
+    assert body["reasoning_effort"] == "low"
+    dialect.adapt("Unrecognized request argument supplied: reasoning_effort", "", body)
+    assert "reasoning_effort" not in request("m", dialect, Write(PROMPT, 9))[1]
+    assert Dialect().mark() != Dialect(extra={"reasoning_effort": "low"}).mark()
+
+
+@pytest.mark.parametrize(
+    ("top", "believed"),
+    [
+        # About to think: digits are among the twenty, and mean nothing.
+        ([("<think>", -1e-6), ("Okay", -15.0), ("1", -19.0), ("0", -19.5), ("The", -20.0)], False),
+        ([("0", -0.2), ("1", -2.0), ("the", -4.0), ("a", -5.0)], False),
+        ([("1", -0.2), ("0", -2.0), ("the", -4.0), ("a", -5.0)], True),
+    ],
+)
+def test_labels_are_believed_where_the_model_answers_with_the_right_one(top, believed):
+    with Endpoint("openai") as endpoint:
+        endpoint.brain.top = lambda prefix, count: top
+        assert bool(probed(endpoint)[0].label_logprobs_topk) == believed
+
+
+def test_likelihoods_that_nothing_can_be_compared_with_are_not_believed():
+    with Endpoint(Traits(prompt_logprobs=True)) as endpoint:
+        assert not probed(endpoint)[0].prompt_logprobs
+
+
+@pytest.mark.parametrize("address", ["http://h:80a/v1", "http://[::1/v1", "ftp://h/v1", "h:80/v1"])
+def test_an_address_that_is_none_is_told_in_a_line(address):
+    with pytest.raises(GeckoError, match="not a URL"):
+        OpenAIEngine("toy", base_url=address)
 
 
 def test_a_wrong_key_and_an_unknown_model_are_fatal_and_say_nothing_secret():

@@ -29,10 +29,12 @@ TOKENS = [
     "<|im_end|>", "<|im_start|>system", "<|eot_id|>", "<|header|>", "<｜end▁of▁sentence｜>", "<|channel|>final",
     "</s>", "<s>", "<eos>", "<end_of_turn>", "<start_of_turn>user", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
     "[TOOL_CALLS]", "<think>", "</think>", "[SEP]", "<extra_id_0>", "<unused7>", "<|fim|>", "<fim_prefix>", "<image>",
+    "[THINK]", "[/THINK]",
 ]  # fmt: skip
 CLOSINGS = [
     "</passage>", "</ passage >", "< /PASSAGE>", "<passage>", "＜/passage＞", "</pas\u200bsage>", "</pas\u200csage>",
     "</pass\u00adage>", "</reply>", "</passage\n>", "<\u202e/passage>", "</\x00passage>", "</\ud800passage>",
+    "<\u200d/passage>", "</pass\u034fage>", "<\ufe0f/passage>", "</\u2060passage>", "<\U000e0100/re\u3164ply>",
 ]  # fmt: skip
 LINES = [
     "\n[1] better | x",
@@ -270,3 +272,16 @@ def test_the_other_examples_have_the_form_of_what_is_asked():
         assert [sorted(order) for order in orders] == [list(range(1, n + 1)) for n in count]
         assert read_order(lists[-1], count[-1]) == tuple(n - 1 for n in orders[-1])
     assert read_grades('{"grades": [1, 3, 0], "order": [2, 1, 3]}', 3) == ((1, 3, 0), (1, 0, 2))
+
+
+@pytest.mark.parametrize("unseen", ["\u00ad", "\u034f", "\u200d", "\u2060", "\u3164", "\ufe0f", "\U000e0100"])
+@pytest.mark.parametrize("form", ["<{}/passage>", "</{}passage>", "</pass{}age>", "<{}passage>", "</p{}{}assage>"])
+def test_no_tag_of_ours_is_spelt_around_what_no_reader_sees(unseen, form):
+    own = likelihood_prompt(passage(f"Before. {form.format(unseen, unseen)} After.")).own
+    bare = own.replace(unseen, "")
+    assert bare.count("<passage>") == bare.count("</passage>") == 1
+
+
+def test_marks_of_a_models_thoughts_are_no_marks_in_a_passage():
+    own = likelihood_prompt(passage("Before. [THINK] is it? [/THINK] After.")).own
+    assert "[THINK]" not in own and "[/THINK]" not in own and "(THINK)" in own

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -493,3 +494,21 @@ def test_damaged_pages_are_told_with_a_way_out(tmp_path):
         for i in range(200):
             ledger.get(str(i))
     assert "move it aside" in caught.value.hint
+
+
+def test_a_ranking_is_asked_again_where_the_texts_changed_under_the_same_ids(tmp_path):
+    class Counting(OfflineTeacher):
+        asked = 0
+
+        def rank(self, query, candidates, miner_scores=None):
+            self.asked += 1
+            return super().rank(query, candidates, miner_scores)
+
+    inner = Counting(seed=0)
+    inner.prepare(PASSAGES)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        teacher = LedgeredTeacher(inner, ledger)
+        edited = [replace(PASSAGES[0], text="An edited text."), *PASSAGES[1:]]
+        for candidates in (PASSAGES, PASSAGES, edited):
+            teacher.rank(query(PASSAGES[0], "what is a runspace"), candidates, [0.3, 0.2, 0.1])
+    assert inner.asked == 2

@@ -36,7 +36,7 @@ def select_rows(
             seen.add(key)
             hoods.append(hood)
         for hood, scores in zip(hoods, _scores(hoods, store, teacher), strict=True):
-            yield _row(hood, scores, options)
+            yield _row(hood, scores, options, teacher.name)
 
 
 def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teacher) -> Iterable[Scores]:
@@ -49,10 +49,10 @@ def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teache
     return (teacher.rank(request.query, request.candidates, request.miner_scores) for request in requests)
 
 
-def _row(hood: Neighbourhood, scores: Scores, options: FretOptions) -> FretRow | Quarantined:
+def _row(hood: Neighbourhood, scores: Scores, options: FretOptions, ranker: str) -> FretRow | Quarantined:
     query = hood.query
     if scores.error:
-        return Quarantined("fret", query.seed_id, f"not ranked: {scores.error}", query.query)
+        return Quarantined("fret", query.seed_id, f"not ranked: {scores.error}", scores.raw or query.query)
     candidates = fuse(hood.passage_ids, hood.miner_scores, scores.ql, scores.rc, options.rrf_k)
     decision = decide(candidates, query.seed_id, query.query, options)
     if decision.reason:
@@ -72,4 +72,6 @@ def _row(hood: Neighbourhood, scores: Scores, options: FretOptions) -> FretRow |
         prompt_version=query.prompt_version,
         input_tokens=query.input_tokens + scores.input_tokens,
         output_tokens=query.output_tokens + scores.output_tokens,
+        note=scores.note,
+        ranker=ranker,
     )

@@ -54,19 +54,15 @@ def _table() -> dict[str, Any]:
 def price_of(engine: str) -> Price | None:
     """Price of an engine by its name: nothing for a local one, None where the table does not know the model.
 
-    ``openai:vendor/model`` and dated versions (``model-2026-01-31``) find the price of ``model``.
+    ``openai:vendor/model`` finds the price of ``model``. A dated version is a model of its own: the maker may ask
+    another price for it, so it must be in the table itself.
     """
     kind, _, model = engine.partition(":")
     if kind != "openai":
         return FREE
     name = model.rsplit("/", 1)[-1].casefold()
-    found = next((row for known, row in _table().items() if name == known or _is_dated(name, known)), None)
+    found = _table().get(name)
     return None if found is None else Price(**found)
-
-
-def _is_dated(name: str, known: str) -> bool:
-    rest = name.removeprefix(known)
-    return rest != name and rest.lstrip("-@").replace("-", "").isdigit()
 
 
 class CapReached(GeckoError):

@@ -1,9 +1,10 @@
 """The record of every finished teacher call, so that none is lost and none is made twice.
 
 SQLite in WAL mode; rows are added and none is taken away (a finished call whose reply proves unreadable is marked as
-failed). The key is the SHA-256 of teacher, prompt, parameters and input, so an entry survives edits of the recipe and
-the corpus that do not touch it. What is committed survives a kill at any moment; a batch that is being written then is
-there wholly or not at all. It holds requests and replies, never a key or an address.
+failed, and one made while its price was not known gets it later). The key is the SHA-256 of teacher, prompt, parameters
+and input, so an entry survives edits of the recipe and the corpus that do not touch it. What is committed survives a
+kill at any moment; a batch that is being written then is there wholly or not at all. It holds requests and replies,
+never a key or an address.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,6 +227,25 @@ class Ledger:
         names = ("kind", "model", "calls", "failed", "input_tokens", "output_tokens", "usd", "seconds")
         with self._telling():
             return [dict(zip(names, row, strict=True)) for row in self._db.execute(query).fetchall()]
+
+    def price_unpriced(self, model: str, usd: Callable[[int, int, int], float]) -> None:
+        """Give the calls of a model that were made while its price was not known the price that is known now.
+
+        Args:
+            model: The engine's name.
+            usd: Dollars for input, output and cached tokens.
+        """
+        query = (
+            "SELECT id, input_tokens, output_tokens, coalesce(json_extract(reply, '$.cached_tokens'), 0)"
+            " FROM teacher_calls WHERE usd = 0 AND input_tokens + output_tokens > 0"
+            " AND json_extract(request, '$.model') = ?"
+        )
+        with self._telling():
+            found = self._db.execute(query, (model,)).fetchall()
+            priced = [(usd(inputs, outputs, cached), row) for row, inputs, outputs, cached in found]
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("UPDATE teacher_calls SET usd = ? WHERE id = ?", priced)
+            self._db.execute("COMMIT")
 
     def calls(self, *, kind: str = "", failed: bool | None = None, last: int | None = None) -> Iterator[dict[str, Any]]:
         """Calls as they were made, oldest first.

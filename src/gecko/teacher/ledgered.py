@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from gecko.records import GeneratedQuery, Passage
+from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.ledger import Call, Ledger, call_key
 from gecko.teacher.protocol import DependsOnCorpus, Generation, KnowsSeeds, PassageStore, Scores, Teacher
 
@@ -73,7 +73,9 @@ class LedgeredTeacher:
     ) -> Scores:
         """Rank unless the ledger holds this query with these candidates."""
         ids = [candidate.passage_id for candidate in candidates]
-        key = self._key("rank", query.seed_id, query.task, query.query, ids, *self._surroundings(miner_scores))
+        # The texts, too: a labelled set names its documents itself, whatever they say.
+        texts = content_id(*(part for candidate in candidates for part in (candidate.title, candidate.text)))
+        key = self._key("rank", query.seed_id, query.task, query.query, ids, texts, *self._surroundings(miner_scores))
         kept = self._held(key, lambda reply: _scores(reply, len(candidates)))
         if kept is not None:
             self.calls_replayed += 1

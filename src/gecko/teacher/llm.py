@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from typing import Literal, TypeVar, get_args
@@ -19,9 +20,9 @@ from typing import Literal, TypeVar, get_args
 from gecko.errors import GeckoError
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher import prompting
-from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Labels, Likelihood, Write
+from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Labels, Likelihood, Prompt, Write
 from gecko.teacher.caller import Caller
-from gecko.teacher.ledger import Ledger
+from gecko.teacher.ledger import Ledger, call_key
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Rung, Scores
 from gecko.teacher.reply import Skipped, Unreadable, read_generation, read_grades, read_order
 from gecko.teacher.schedule import FULL, Kind, Schedule, State
@@ -30,6 +31,8 @@ RUNGS: tuple[Rung, ...] = get_args(Rung)
 LABELS = ("0", "1", "2", "3")
 _VERSION = "1"  # raised when the same answers would be read as something else
 _COUNTS_KEPT = 10_000
+_PROBE_TOKENS = 2_000  # what probing may use, on the high side for a model that does not think
+_THOUGHT_ROOM = 2_048  # tokens beside the reply for a model that thinks all the same; a limit, not a cost
 
 Value = TypeVar("Value")
 
@@ -139,25 +142,18 @@ class LLMTeacher:
         self.probe()
         return self.caller.map(self._rank_one, requests)
 
-    def probe(self) -> Capabilities:
+    def probe(self, *, again: bool = False) -> Capabilities:
         """Find out what the model can do, once a run; the rung follows from it.
 
+        Args:
+            again: Ask although the ledger holds what an earlier probing found out.
+
         Raises:
-            GeckoError: The model does not answer, or cannot do what the recipe's rung needs.
+            GeckoError: The model does not answer, or cannot do what the recipe's rung needs, or a cap is reached.
         """
         if self._ready:
             return self.capabilities
-        known = self._recalled()
-        if known is None:
-            try:
-                known = self.caller.run(self._engine.capabilities)
-            except EngineError as error:
-                raise GeckoError(
-                    f"{self.name} does not answer: {error}", "check that it runs, its address, its name and the key"
-                ) from error
-            found = {"capabilities": asdict(known), "dialect": self._engine.dialect()}
-            self._ledger.note(self._note, found)
-        self.capabilities = known
+        self.capabilities = (None if again else self._recalled()) or self._found_out()
         best = best_rung(self.capabilities)
         if self.rung == "auto":
             self.rung = best
@@ -168,10 +164,38 @@ class LLMTeacher:
         self._ready = True
         return self.capabilities
 
+    def _found_out(self) -> Capabilities:
+        """Ask the model what it can do; what that used is in the ledger and counts to the caps."""
+        budget, spent, started = self.caller.budget, self._ledger.stats(), time.monotonic()
+        budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
+        ask = Write(Prompt("", ""), _PROBE_TOKENS if self._is_remote() else 0)
+        room = budget.reserve(ask)
+        if room is None:
+            raise budget.reached()
+        try:
+            known = self.caller.run(self._engine.capabilities)
+        except EngineError as error:
+            budget.release(room)
+            raise GeckoError(
+                f"{self.name} does not answer: {error}", "check that it runs, its address, its name and the key"
+            ) from error
+        dialect = self._engine.dialect()
+        used = dialect.get("probe_input", 0), dialect.get("probe_output", 0)
+        # As a failed answer, it is paid for and says nothing of how long answers are.
+        usd = budget.settle(ask, room, Answer(input_tokens=used[0], output_tokens=used[1], error="probe"))
+        found = {"capabilities": asdict(known), "dialect": dialect}
+        if any(used):
+            key = call_key("probe", self._note, time.time_ns())
+            self._ledger.put(
+                key, "probe", {"model": self.name}, found, *used, usd=usd, seconds=time.monotonic() - started
+            )
+        self._ledger.note(self._note, found)
+        return known
+
     def write_ask(self, seed: Passage) -> Write:
         """What it is asked to write a task and a query for a seed."""
         prompt = prompting.generate_prompt(seed, self._prompts, self._seed)
-        return Write(prompt, self._max_tokens, self._temperature, prompting.GENERATE_SCHEMA, self._seed)
+        return Write(prompt, self._room(self._max_tokens), self._temperature, prompting.GENERATE_SCHEMA, self._seed)
 
     def ranking_asks(self, request: RankRequest, rung: str) -> list[tuple[str, Ask]]:
         """All that it is asked to rank a query's candidates on a rung, each with its purpose."""
@@ -189,8 +213,13 @@ class LLMTeacher:
         known = self._recalled()
         if known is not None:
             return best_rung(known), False
-        in_process = not self.name.startswith("openai:")
-        return ("ql+rc" if in_process else "rc+listwise"), not in_process
+        return ("rc+listwise", True) if self._is_remote() else ("ql+rc", False)
+
+    def thoughts(self) -> int | None:
+        """Tokens it thinks before a reply; None where it was not probed, and so that is not known."""
+        if self._is_remote() and self._recalled() is None:
+            return None
+        return int(self._engine.dialect().get("thoughts", 0))
 
     def count_tokens(self, ask: Ask, characters_a_token: float) -> float:
         """Tokens of an ask's prompt, counted by the model's own tokenizer where that costs nothing, else estimated."""
@@ -213,6 +242,13 @@ class LLMTeacher:
     def in_flight(self) -> int:
         """Calls under way at once, at most."""
         return self._engine.in_flight * self._engine.batch
+
+    def _is_remote(self) -> bool:
+        return self.name.startswith("openai:")
+
+    def _room(self, reply: int) -> int:
+        """Limit of a reply, with room for the thoughts of a model that cannot be kept from them."""
+        return reply + (_THOUGHT_ROOM if self._engine.dialect().get("thoughts") else 0)
 
     def _recalled(self) -> Capabilities | None:
         """What an earlier probing found out, or None; the engine takes it over."""
@@ -240,11 +276,11 @@ class LLMTeacher:
 
     def _listwise_ask(self, request: RankRequest) -> Write:
         prompt = prompting.listwise_prompt(request.query.query, _shown(request), self._prompts)
-        return Write(prompt, 20 + 6 * len(request.candidates), 0.0, prompting.LISTWISE_SCHEMA)
+        return Write(prompt, self._room(20 + 6 * len(request.candidates)), 0.0, prompting.LISTWISE_SCHEMA)
 
     def _grade_ask(self, request: RankRequest) -> Write:
         prompt = prompting.grade_prompt(request.query.query, _shown(request), self._prompts)
-        return Write(prompt, 40 + 10 * len(request.candidates), 0.0, prompting.GRADE_SCHEMA)
+        return Write(prompt, self._room(40 + 10 * len(request.candidates)), 0.0, prompting.GRADE_SCHEMA)
 
     async def _write_one(self, seed: Passage) -> Generation:
         def reading(answer: Answer) -> tuple[str, str] | Skipped | Unreadable:
@@ -291,7 +327,13 @@ class LLMTeacher:
             if listwise is None:
                 return _scores(self.rung, state.scores("ql"), state.scores("rc"), answers, len(state.rc))
             order, replies = await listwise
-            return _scores(self.rung, order, state.scores("rc"), [*replies, *answers], len(state.rc))
+            unknown: list[float | None] = [None] * len(request.candidates)
+            found = unknown if isinstance(order, Unreadable) else order
+            scores = _scores(self.rung, found, state.scores("rc"), [*replies, *answers], len(state.rc))
+            if isinstance(order, Unreadable):
+                # Without the order there is nothing of what the rung's name promises.
+                return replace(scores, error=scores.error or f"no order: {order.reason}", raw=_raw(replies))
+            return scores
         finally:
             if listwise is not None:
                 listwise.cancel()
@@ -330,13 +372,13 @@ class LLMTeacher:
         answer = await self.caller.ask(self._relevance_ask(query, passage))
         return (None if answer.error else expected_relevance(answer.labels)), answer
 
-    async def _listwise(self, request: RankRequest) -> tuple[list[float | None], list[Answer]]:
+    async def _listwise(self, request: RankRequest) -> tuple[list[float | None] | Unreadable, list[Answer]]:
         count = len(request.candidates)
         order, answers = await self._read(
             self._listwise_ask(request), lambda a: read_order(a.text, count, a.finish, tokens=a.output_tokens)
         )
         if isinstance(order, Unreadable):
-            return [None] * count, answers
+            return order, answers
         shuffled = _shuffled(request)
         return _from_order([shuffled[place] for place in order]), answers
 
@@ -347,12 +389,17 @@ class LLMTeacher:
         )
         if isinstance(read, Unreadable):
             nothing = (None,) * count
-            return Scores(nothing, nothing, "none", *_tokens(answers), error=read.reason)
+            return Scores(nothing, nothing, "none", *_tokens(answers), error=read.reason, raw=_raw(answers))
         grades, order = read
         shuffled = _shuffled(request)
         rc = dict(zip(shuffled, map(float, grades), strict=True))
         ql = _from_order([shuffled[place] for place in order])
         return Scores(ql, [rc[place] for place in range(count)], "graded+listwise", *_tokens(answers))
+
+
+def _raw(answers: Sequence[Answer]) -> str:
+    """The last reply that says anything."""
+    return next((answer.text for answer in reversed(answers) if answer.text), "")
 
 
 def _tokens(answers: Sequence[Answer]) -> tuple[int, int]:

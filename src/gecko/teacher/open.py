@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gecko.errors import UsageError
+from gecko.errors import GeckoError, UsageError
 from gecko.teacher.ask import Engine
 from gecko.teacher.options import TeacherOptions
 from gecko.teacher.protocol import Teacher
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gecko.teacher.ledger import Ledger
     from gecko.teacher.ledgered import LedgeredTeacher
     from gecko.teacher.llm import LLMTeacher
+    from gecko.teacher.schedule import Thrifty
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def open_teacher(
     seed: int = 0,
     styles: dict[str, float] | None = None,
     tell: Callable[[str], None] | None = None,
+    thrifty: Thrifty | None = None,
+    asked: bool = True,
 ) -> LedgeredTeacher | LLMTeacher:
     """Open the teacher a SPEC names; it makes no call before it is asked something.
 
@@ -44,6 +48,8 @@ def open_teacher(
         seed: Seed of the teacher's choices.
         styles: The offline teacher's mix of query styles; empty keeps its own.
         tell: Receives progress lines.
+        thrifty: The schedule where the options name the thrifty one, with the recipe's own thresholds.
+        asked: Whether it will be asked anything; without, no key is needed.
 
     Raises:
         UsageError: The SPEC names no teacher, or an option is not for it.
@@ -57,7 +63,7 @@ def open_teacher(
     from gecko.teacher.llm import LLMTeacher
     from gecko.teacher.schedule import FULL, Thrifty
 
-    engine = open_engine(spec, options)
+    engine = open_engine(spec, options, asked=asked)
     caller = _caller(engine, ledger, options, tell or logger.info)
     return LLMTeacher(
         engine,
@@ -69,29 +75,35 @@ def open_teacher(
         rung=options.rung,
         seed=seed,
         rows_at_once=_BATCH_ROWS if options.batch else _ROWS,
-        schedule=Thrifty() if options.schedule == "thrifty" else FULL,
+        schedule=(thrifty or Thrifty()) if options.schedule == "thrifty" else FULL,
     )
 
 
 def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Callable[[str], None]) -> Caller:
-    from gecko.teacher.budget import Budget, Price, price_of
+    from gecko.teacher.batched import BATCH_DISCOUNT
+    from gecko.teacher.budget import FREE, Budget, Price, price_of
     from gecko.teacher.caller import Caller
     from gecko.teacher.traffic import Patience
 
-    price = Price(**options.price.model_dump()) if options.price else price_of(engine.name)
+    price = price_of(engine.name)
+    if options.price and engine.name.startswith("openai:"):  # a model that runs here costs nothing
+        price = Price(**options.price.model_dump())
+    if price is not None and options.batch:
+        price = price.times(BATCH_DISCOUNT)
+    if price is not None and price != FREE:
+        ledger.price_unpriced(engine.name, price.of)
     caps: dict[str, Any] = {"max_usd": options.max_usd, "max_tokens": options.max_tokens}
     if not options.batch:
         patience = Patience(call_seconds=5 * options.timeout)
         return Caller(engine, ledger, Budget(price, **caps), patience=patience, tell=tell)
-    from gecko.teacher.batched import BATCH_DISCOUNT, BatchCaller
+    from gecko.teacher.batched import BatchCaller
     from gecko.teacher.openai import OpenAIEngine
 
     if not isinstance(engine, OpenAIEngine):
         raise UsageError(
             "teacher.batch is for openai: teachers", "leave it out; a model in this process is asked at once"
         )
-    discounted = price and price.times(BATCH_DISCOUNT)
-    return BatchCaller(engine, ledger, Budget(discounted, **caps), poll_seconds=options.poll_seconds, tell=tell)
+    return BatchCaller(engine, ledger, Budget(price, **caps), poll_seconds=options.poll_seconds, tell=tell)
 
 
 def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = None) -> Teacher:
@@ -117,8 +129,13 @@ def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = No
     raise UsageError(f"unknown teacher {spec!r}", f"known are {SPECS}")
 
 
-def open_engine(spec: str, options: TeacherOptions) -> Engine:
+def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True) -> Engine:
     """Open the language model a SPEC names.
+
+    Args:
+        spec: Its kind and name.
+        options: How it is asked.
+        asked: Whether it will be asked anything; without, no key is needed.
 
     Raises:
         UsageError: The SPEC names no language model.
@@ -130,7 +147,14 @@ def open_engine(spec: str, options: TeacherOptions) -> Engine:
     if kind == "openai":
         from gecko.teacher.openai import OpenAIEngine
 
-        return OpenAIEngine(argument, base_url=options.base_url, in_flight=options.in_flight, timeout=options.timeout)
+        return OpenAIEngine(
+            argument,
+            base_url=options.base_url,
+            api_key=_key(options.key_variable) if asked else None,
+            in_flight=options.in_flight,
+            timeout=options.timeout,
+            asked=asked,
+        )
     given: dict[str, Any] = {} if options.batch_size is None else {"batch": options.batch_size}
     if kind == "transformers":
         from gecko.teacher.transformers import TransformersEngine
@@ -141,3 +165,17 @@ def open_engine(spec: str, options: TeacherOptions) -> Engine:
 
         return LlamaCppEngine(Path(argument), context=options.context)
     raise UsageError(f"teacher {spec!r} is no language model", f"known are {SPECS}")
+
+
+def _key(variable: str | None) -> str | None:
+    """The key in an environment variable; None to look in the usual ones."""
+    if variable is None:
+        return None
+    if not variable:
+        from gecko.teacher.openai import NO_KEY
+
+        return NO_KEY
+    key = os.environ.get(variable)
+    if not key:
+        raise GeckoError(f"the environment variable {variable} holds no key", "set it, or leave key_variable out")
+    return key

@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 
 from gecko.errors import GeckoError
 from gecko.shards import fingerprint
-from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood
+from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Write
 from gecko.teacher.openai_errors import Damaged, Refusal, refusal, unreached
 from gecko.teacher.openai_probe import Probe
 from gecko.teacher.openai_read import prompt_estimate, read
+from gecko.teacher.openai_thoughts import is_cut
 from gecko.teacher.openai_tokenize import label_ids, tokenize
 from gecko.teacher.openai_tokens import Unspelled
 from gecko.teacher.openai_wire import COUNT, Dialect, request
@@ -29,9 +30,19 @@ if TYPE_CHECKING:
     import openai
 
 _OPENAI = "https://api.openai.com/v1"
-_NO_KEY = "none"  # servers of one's own ask for no key, and the client cannot be made without one
+NO_KEY = "none"  # servers of one's own ask for no key, and the client cannot be made without one
 _STARTS_KEPT = 64
 _BEFORE_SHARED_ENDS = 4  # tokens; the last ones of the shared part may join with what follows
+
+
+def _is_address(url: str) -> bool:
+    """Whether something can be asked at a URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read only now; one that is no number raises
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 class OpenAIEngine:
@@ -46,6 +57,7 @@ class OpenAIEngine:
         api_key: The key; without it, GECKO_API_KEY or OPENAI_API_KEY. An endpoint with a ``base_url`` needs none.
         in_flight: Calls at once, at most.
         timeout: Seconds one call may take, its reply read to the end.
+        asked: Whether it will be asked anything; without, no key is needed.
 
     Raises:
         GeckoError: There is no key for OpenAI itself, or the address is none.
@@ -61,14 +73,14 @@ class OpenAIEngine:
         api_key: str | None = None,
         in_flight: int = 64,
         timeout: float = 120.0,
+        asked: bool = True,
     ) -> None:
         given = base_url or os.environ.get("OPENAI_BASE_URL") or ""
         self._base_url = (given or _OPENAI).strip().rstrip("/")
-        parts = urlsplit(self._base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(self._base_url):
             raise GeckoError("the model's address is not a URL", "it looks like http://127.0.0.1:8000/v1")
         key = api_key or os.environ.get("GECKO_API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
-        if not key and not given:
+        if asked and not key and not given:
             raise GeckoError(
                 "there is no key for the OpenAI API",
                 "set OPENAI_API_KEY, or give the address of another endpoint: OPENAI_BASE_URL=http://127.0.0.1:8000/v1",
@@ -77,7 +89,7 @@ class OpenAIEngine:
         self.in_flight = in_flight
         self.timeout = timeout
         self.model = model
-        self._key = key or _NO_KEY
+        self._key = key or NO_KEY
         self._dialect = Dialect()
         self._client: openai.AsyncOpenAI | None = None
         self._starts: OrderedDict[str, int] = OrderedDict()
@@ -138,6 +150,9 @@ class OpenAIEngine:
                 reply = await self.post(route, body, texts)
                 break
             except Refusal as error:
+                if isinstance(ask, Write) and is_cut(error):
+                    # It thought until there was no room left: what other servers call a reply cut off at its limit.
+                    return Answer(finish="length", input_tokens=prompt_estimate(ask), output_tokens=ask.max_tokens)
                 # A parameter the model does not take: the same call without it was not made yet.
                 self._dialect.adapt(error.said, error.param, body)
                 if error.status not in (400, 422) or request(self.model, self._dialect, ask, start=start)[1] == body:

@@ -6,16 +6,17 @@ there are tokens, and to agree with what the server says of the same token anoth
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from gecko.teacher.ask import Answer, EngineError, Labels, Likelihood, Prompt, Write
 from gecko.teacher.openai_errors import Damaged, Refusal, is_missing_model
+from gecko.teacher.openai_evidence import distinct, first_of, label_mass, obeys
 from gecko.teacher.openai_read import read, scored_tokens, top_tokens
+from gecko.teacher.openai_thoughts import LITTLE, QUESTION, QUIET, ROOM, is_cut, thought_tokens, tokens_used
 from gecko.teacher.openai_tokenize import Post, label_ids
 from gecko.teacher.openai_tokens import span, squeeze
 from gecko.teacher.openai_wire import COMPLETIONS, COUNT, SCHEMAS, TOKENIZE, Dialect, request
@@ -25,7 +26,6 @@ _LEADS = (
     "one two three, one two three (one two three) and once more:",
     "Days of the week are Monday, Tuesday,",
 )
-_CHAT = Prompt("You are a careful assistant.", "Say hello.")
 _DIGIT = Prompt(
     "Answer with one digit, 1 for yes, 0 for no.\n\nQuestion: is fire hot\nAnswer: 1\n\n"
     "Question: is snow black\nAnswer: 0\n\n",
@@ -38,6 +38,8 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 _TRIES = 3  # a busy server's 500 is not a missing feature
+_WAITS, _LONGEST_WAIT = 6, 60.0  # for a server that is crowded; seconds
+_LEAST_MASS = 0.3  # of the labels together, where a digit was asked for
 _AGREE, _AGREE_SHARE = 0.1, 0.03  # nats, and of the value: one token asked twice differs by batch and precision only
 
 
@@ -50,10 +52,11 @@ class Probe:
     """
 
     def __init__(self, post: Post, model: str) -> None:
-        self._post = post
+        self._send = post
         self._model = model
         self.dialect = Dialect()
-        self._next: dict[str, list[tuple[str, float | None]]] = {}
+        self._next: dict[str, list[tuple[str, float]]] = {}
+        self._used = (0, 0)
 
     async def run(self) -> Dialect:
         """Ask what there is to ask.
@@ -62,13 +65,29 @@ class Probe:
             EngineError: The server does not answer, or has no such model.
         """
         await self._writes()
+        await self._thinks_less()
         await self._tokenizes()
         await self._scores()
         await self._labels()
         await self._schemas()
         await self._lists_batches()
         self.dialect.probed = True
+        self.dialect.probe_input, self.dialect.probe_output = self._used
         return self.dialect
+
+    async def _post(self, route: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Send, and wait where the server says that it is crowded; what it used is counted."""
+        for attempt in range(_WAITS):
+            try:
+                reply = await self._send(route, body)
+                break
+            except EngineError as error:
+                if not error.crowded or error.timeout or attempt == _WAITS - 1:
+                    raise
+                await asyncio.sleep(min(2.0**attempt if error.wait is None else error.wait, _LONGEST_WAIT))
+        inputs, outputs = tokens_used(reply)
+        self._used = self._used[0] + inputs, self._used[1] + outputs
+        return reply
 
     async def _feature(self, route: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """A reply, or None where the server has no such feature.
@@ -91,23 +110,45 @@ class Probe:
 
     async def _writes(self) -> None:
         refused: list[Refusal] = []
-        for route in ("chat", "completions"):
+        # The second, because a context may be so short that a long reply is refused, or is the server's end.
+        for route, room in (("chat", ROOM), ("chat", LITTLE), ("completions", LITTLE)):
             self.dialect = Dialect(write=route)
+            ask = Write(QUESTION, max_tokens=room)
             try:
-                await self._ask_adapting(Write(_CHAT, max_tokens=16))
+                self.dialect.thoughts = thought_tokens(await self._ask_adapting(ask), ask)
                 return
             except Refusal as error:
-                if error.retry or error.status in (401, 402) or is_missing_model(error):
+                if is_cut(error):
+                    self.dialect.thoughts = room
+                    return
+                passing = error.crowded or (error.retry and room == LITTLE)
+                if passing or error.status in (401, 402) or is_missing_model(error):
                     raise
                 refused.append(error)
         refused[0].fatal = True
         raise refused[0]
 
-    async def _ask_adapting(self, ask: Write) -> Answer:
+    async def _thinks_less(self) -> None:
+        """Find what keeps a model that thinks before it answers from doing so, or what shortens its thoughts most."""
+        ask = Write(QUESTION, max_tokens=ROOM)
+        for extra in QUIET:
+            if not self.dialect.thoughts or self.dialect.write != "chat":
+                return
+            dialect = replace(self.dialect, extra=extra)
+            reply = await self._feature(*request(self._model, dialect, ask))
+            with contextlib.suppress(EngineError):
+                if reply is not None and read(dialect, ask, reply).text:
+                    thoughts = thought_tokens(reply, ask)
+                    if thoughts < self.dialect.thoughts:
+                        self.dialect = replace(dialect, thoughts=thoughts)
+
+    async def _ask_adapting(self, ask: Write) -> dict[str, Any]:
         for _ in range(4):
             route, body = request(self._model, self.dialect, ask)
             try:
-                return read(self.dialect, ask, await self._post(route, body))
+                reply = await self._post(route, body)
+                read(self.dialect, ask, reply)
+                return reply
             except Refusal as error:
                 self.dialect.adapt(error.said, error.param, body)
                 if error.status not in (400, 422) or request(self._model, self.dialect, ask) == (route, body):
@@ -154,34 +195,33 @@ class Probe:
 
         The tokens a server says it would write next are given to it as text: it must say the same of them.
         llama-cpp-python does not for models without a token for the text's start: there it pairs each token with the
-        distribution after it. A server with a likelihood route of its own is believed where no token can be compared.
+        distribution after it. A server of which no token can be compared is not believed.
         """
         needed, agreed = (2 if dialect.likelihood == "echo" else 1), 0
         for lead in _LEADS:
             for token, value in await self._next_tokens(lead):
                 ask = Likelihood(Prompt(lead, ""), token + " six seven")
                 reply = await self._feature(*request(self._model, dialect, ask))
-                first = _first_of(dialect, ask, reply)
+                first = first_of(dialect, ask, reply)
                 if first is None:
                     return False
-                if value is None or squeeze(first[0]) != squeeze(token):
+                if squeeze(first[0]) != squeeze(token):
                     continue
                 if abs(first[1] - value) > _AGREE + _AGREE_SHARE * abs(value):
                     return False
                 agreed += 1
                 if agreed == needed:
                     return True
-        return dialect.likelihood != "echo"
+        return False
 
-    async def _next_tokens(self, lead: str) -> list[tuple[str, float | None]]:
+    async def _next_tokens(self, lead: str) -> list[tuple[str, float]]:
         if lead not in self._next:
             body = {"model": self._model, "prompt": lead, "max_tokens": 1, "temperature": 0, "logprobs": 5}
             reply = await self._feature(COMPLETIONS, body)
             top: list[tuple[str, float]] = []
             with contextlib.suppress(EngineError, LookupError, TypeError, AttributeError):
                 top = sorted(top_tokens(reply or {}), key=lambda pair: -pair[1])
-            found: list[tuple[str, float | None]] = [(token, value) for token, value in top if token.strip().isalnum()]
-            self._next[lead] = found[:4] or [(" five", None)]
+            self._next[lead] = [(token, value) for token, value in top if token.strip().isalnum()][:4]
         return self._next[lead]
 
     async def _caches(self, ask: Likelihood) -> None:
@@ -205,7 +245,7 @@ class Probe:
         if self.dialect.tokenize == "vllm":
             for label in ask.labels:
                 self.dialect.label_ids[label] = await label_ids(self._post, self._model, self.dialect, label)
-            if _distinct(self.dialect.label_ids):
+            if distinct(self.dialect.label_ids):
                 routes += [("sglang", 0), ("vllm", 0)]
         routes += [("completions", 20), ("completions", 5)]
         if self.dialect.write == "chat":
@@ -216,8 +256,8 @@ class Probe:
             for space in (False, True) if name != "chat" else (False,):
                 dialect = replace(self.dialect, labels=name, top=top, space=space)
                 reply = await self._feature(*request(self._model, dialect, ask))
-                mass = _label_mass(dialect, ask, reply)
-                if reply is not None and mass is not None:
+                mass = label_mass(dialect, ask, reply)
+                if reply is not None and mass >= _LEAST_MASS:
                     dialect.top = min(top, len(top_tokens(reply))) if top else 0
                     found.append((mass, dialect))
             if found:
@@ -237,7 +277,7 @@ class Probe:
                 answer = Answer()
                 with contextlib.suppress(EngineError):
                     answer = read(dialect, ask, reply or {})
-                if _obeys(answer.text, schema):
+                if obeys(answer.text, schema):
                     self.dialect = dialect
                     return
                 if answer.finish != "length":
@@ -247,39 +287,3 @@ class Probe:
         reply = await self._feature("batches?limit=1", None)
         found = reply or {}
         self.dialect.batch = found.get("object") == "list" and isinstance(found.get("data"), list)
-
-
-def _first_of(dialect: Dialect, ask: Likelihood, reply: Mapping[str, Any] | None) -> tuple[str, float] | None:
-    """The continuation's first token and its value, where a reply has a value for each of its tokens."""
-    try:
-        found = read(dialect, ask, reply or {}).logprobs
-        scored = scored_tokens(dialect, reply or {})
-        token = scored.tokens[span(scored, ask)[0]]
-    except (EngineError, LookupError, TypeError, ValueError, AttributeError):
-        return None
-    return (token, found[0]) if 2 <= len(found) <= len(ask.continuation) else None
-
-
-def _label_mass(dialect: Dialect, ask: Labels, reply: Mapping[str, Any] | None) -> float | None:
-    """Probability of the labels that a reply reports; None where it reports none."""
-    try:
-        answer = read(dialect, ask, reply or {})
-    except EngineError:
-        return None
-    told = [value for label, value in answer.labels.items() if label not in answer.floored]
-    return sum(map(math.exp, told)) if told else None
-
-
-def _distinct(ids: Mapping[str, list[int]]) -> bool:
-    every = [number for numbers in ids.values() for number in numbers]
-    return len(every) == len(set(every))
-
-
-def _obeys(text: str, schema: str) -> bool:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return False
-    if schema == "json_object":
-        return isinstance(value, dict)
-    return isinstance(value, dict) and set(value) == {"warm", "degrees"} and isinstance(value["warm"], bool)

@@ -171,9 +171,14 @@ def repair_prompt(raw_reply: str, problem: str) -> Prompt:
 
 # A closing tag of ours, however it is spelt, and the control tokens of chat templates: a tokenizer that knows one takes
 # it as such wherever it stands in a prompt. They are replaced, never removed: what is left cannot close up to new ones.
-_JOINERS = "[\u200c\u200d]*"
+# What no reader sees may stand anywhere in it: Unicode's Default_Ignorable_Code_Point.
+_IGNORED = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_JOINERS = f"[{_IGNORED}]*"
 _TAG = re.compile(
-    rf"[<＜﹤](?=[\s/]*(?:{_JOINERS.join('passage')}|{_JOINERS.join('reply')}))", re.IGNORECASE
+    rf"[<＜﹤](?=[\s/{_IGNORED}]*(?:{_JOINERS.join('passage')}|{_JOINERS.join('reply')}))", re.IGNORECASE
 )  # fmt: skip
 _WORDS = (
     "s|bos|eos|pad|unk|mask|cls|sep|think|thinking|tool_call|tool_response|system|user|assistant|image|audio|video|eot|eod|"
@@ -181,7 +186,7 @@ _WORDS = (
 )
 _CONTROL = re.compile(rf"[<＜](?:[|｜][^<>＜＞‹›\s]{{1,80}}[|｜]|/?(?:{_WORDS})|</?SYS>)[>＞]", re.IGNORECASE)
 _BRACKETED = re.compile(
-    r"[\[［](/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|IMG|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS))[\]］]"
+    r"[\[［](/?(?:INST|THINK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|IMG|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS))[\]］]"
 )
 _ANGLES = str.maketrans("<＜>＞", "‹‹››")
 _NUMBER = re.compile(r"(?<!\S)\[(\d{1,3})\]")
@@ -252,6 +257,6 @@ _FILES = {
     "repair": "repair_v1",
 }
 _SHARED = {kind: _read(name) for kind, name in _FILES.items()}
-_LAYOUT = "1"  # raised when the same passage would be laid out differently
+_LAYOUT = "2"  # raised when the same passage would be laid out differently
 PROMPT_VERSIONS = {kind: content_id(_LAYOUT, text) for kind, text in _SHARED.items()}
 VERSION = content_id(*PROMPT_VERSIONS.values())

@@ -70,6 +70,7 @@ class Scores:
         rung: Which capability produced them.
         note: What a reader of the run should know of them, such as why there are none.
         error: Why the query could not be ranked at all; such a query is set aside.
+        raw: The reply that could not be read, where that is why.
     """
 
     ql: Sequence[float | None]
@@ -79,6 +80,7 @@ class Scores:
     output_tokens: int = 0
     note: str = ""
     error: str = ""
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
