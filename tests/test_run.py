@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from gecko.checks import beir_state
 from gecko.demo import write_test_set
@@ -187,6 +188,24 @@ def test_a_run_of_a_diverged_training_ships_the_base(recipe_file, tmp_path, tiny
     assert "diverged" in gate["reason"]
     shipped, base = (Path(folder) / "model.safetensors" for folder in (tmp_path / "run" / "model", tiny_model))
     assert shipped.stat().st_size == base.stat().st_size
+
+
+def test_the_model_s_card_says_what_the_run_knows_and_nothing_of_the_machine(finished_run, tmp_path):
+    card = tmp_path / "run" / "model" / "README.md"
+    text = card.read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "sentence-transformers"
+    assert front["base_model"] == "student"
+    measured = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    tuned = next(row["tuned"] for row in measured if (row["metric"], row["dim"]) == ("ndcg_at_10", 32))
+    (entry,) = front["model-index"][0]["results"]
+    assert entry["metrics"] == [{"type": "ndcg_at_10", "value": pytest.approx(tuned, abs=1e-5)}]
+    assert f"| {100 * tuned:.1f} |" in text.replace("  ", " ")
+    assert json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())["reason"] in text
+    assert str(tmp_path) not in text
+    written = card.stat().st_mtime_ns
+    run_recipe(finished_run, tmp_path / "run")
+    assert card.stat().st_mtime_ns == written
 
 
 def test_a_recipe_that_cannot_run_leaves_the_one_before(recipe_file, tmp_path):
