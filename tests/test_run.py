@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from gecko.checks import beir_state
 from gecko.demo import write_test_set
 from gecko.errors import GeckoError, UsageError
+from gecko.mixture.format import render_passage
 from gecko.recipe import load_recipe
 from gecko.records import Passage
 from gecko.run import run_recipe
-from gecko.stages import RunContext
+from gecko.shards import read_rows, to_passage
+from gecko.stages import RunContext, _dev_rows
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]
 VERBS = ["repairs", "measures", "paints", "moves", "describes", "protects", "cleans", "builds"]
@@ -93,14 +96,27 @@ def test_a_run_ends_with_a_model_a_report_and_rows_that_add_up(recipe_file, tmp_
     aside = pq.read_table(quarantine).num_rows if quarantine.exists() else 0
     rows = fret_rows(tmp_path / "run")
     assert len(rows) + aside == queries
+    history = json.loads((tmp_path / "run" / "train" / "history.json").read_text())
+    set_aside = tmp_path / "run" / "mixture" / "quarantine.parquet"
+    aside = pq.read_table(set_aside).num_rows if set_aside.exists() else 0
+    assert history["rows"] + aside + verdict["dev_queries"] == len(rows)  # trained on, set aside, or held out
+    trained = set(pq.read_table(tmp_path / "run" / "mixture", columns=["positive"])["positive"].to_pylist())
+    assert not trained & set(held_out_positives(tmp_path / "run"))
     for row in rows:
         ids = [candidate["passage_id"] for candidate in row["candidates"]]
         assert row["seed_id"] in ids
         assert row["positive_id"] in ids
         assert row["relabelled"] == (row["positive_id"] != row["seed_id"])
         assert row["negative_id"] != row["positive_id"]
-    history = json.loads((tmp_path / "run" / "train" / "history.json").read_text())
-    assert history["rows"] < len(rows)  # the held-out seeds are not trained on
+
+
+def held_out_positives(run):
+    """The passages that held-out queries ask for, as training would render them."""
+    context = RunContext(recipe=load_recipe(run / "recipe.yaml"), out=run)
+    passages = {row.passage_id: row for row in read_rows(run / "passages", to_passage)}
+    asked = {i for row in _dev_rows(context) for i in (row.seed_id, row.positive_id)}
+    assert asked
+    return [render_passage(passages[i].title, passages[i].text) for i in asked]
 
 
 def test_run_again_does_nothing_and_a_change_redoes_only_what_depends_on_it(recipe_file, tmp_path):
@@ -174,6 +190,24 @@ def test_a_run_of_a_diverged_training_ships_the_base(recipe_file, tmp_path, tiny
     assert shipped.stat().st_size == base.stat().st_size
 
 
+def test_the_model_s_card_says_what_the_run_knows_and_nothing_of_the_machine(finished_run, tmp_path):
+    card = tmp_path / "run" / "model" / "README.md"
+    text = card.read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "sentence-transformers"
+    assert front["base_model"] == "student"
+    measured = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    tuned = next(row["tuned"] for row in measured if (row["metric"], row["dim"]) == ("ndcg_at_10", 32))
+    (entry,) = front["model-index"][0]["results"]
+    assert entry["metrics"] == [{"type": "ndcg_at_10", "value": pytest.approx(tuned, abs=1e-5)}]
+    assert f"| {100 * tuned:.1f} |" in text.replace("  ", " ")
+    assert json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())["reason"] in text
+    assert str(tmp_path) not in text
+    written = card.stat().st_mtime_ns
+    run_recipe(finished_run, tmp_path / "run")
+    assert card.stat().st_mtime_ns == written
+
+
 def test_a_recipe_that_cannot_run_leaves_the_one_before(recipe_file, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -217,11 +251,13 @@ def test_killed_runs_end_as_an_uninterrupted_one(recipe_file, tmp_path):
     command = [sys.executable, "-m", "gecko.cli", "run", str(recipe_file), "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     command.append(str(tmp_path / "killed"))
-    for seconds in (4.0, 7.0):
+    for stage in ("queries", "mixture"):  # killed once this one is done
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
-        time.sleep(seconds)
+        while not (tmp_path / "killed" / stage / "_stage.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command, check=True, capture_output=True)
     assert fret_rows(tmp_path / "killed") == fret_rows(tmp_path / "whole")
     gates = [json.loads((tmp_path / run / "gate" / "gate.json").read_text()) for run in ("killed", "whole")]

@@ -11,12 +11,12 @@ from gecko.corpus.read import source_state
 from gecko.embedder.embedder import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.recipe import Recipe
-from gecko.shards import is_run
+from gecko.shards import MARKS, is_run
 
 State = list[tuple[str, int, int, int]]
 
 # What a run writes into its folder.
-_FILES = ("recipe.yaml", "evaluation.json", "summary.json", "report.html")
+_FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
 _FOLDERS = ("model", "train", "passages", "queries", "fret", "mixture", "miner", "gate")
 
 
@@ -75,7 +75,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_trackers(train.report_to)
     if not evaluation.beir:
         return
-    _model("evaluation.base", evaluation.base)
+    if evaluation.base is not None:
+        _model("evaluation.base", evaluation.base)
     if width and evaluation.dims and max(evaluation.dims) > width:
         raise UsageError(
             f"evaluation.dims {list(evaluation.dims)}: the width of {train.student} is {width}",

@@ -113,12 +113,13 @@ def main() -> None:
 def demo(
     out: Annotated[Path, _out("Run directory.")] = Path("runs/demo"),
     teacher: Annotated[str, typer.Option(help="Teacher: the replies that ship with the project, or offline.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws and the training.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on the Python documentation of this interpreter: no download, about eight minutes."""
     from gecko.demo import run_demo
 
-    summary, text = run_demo(out, teacher, _say)
+    summary, text = run_demo(out, teacher, _say, seed=seed)
     _answer(as_json, summary, text)
 
 
@@ -317,7 +318,8 @@ def evaluate(
     from gecko.evaluate.evaluate import evaluate_models
     from gecko.evaluate.table import render_table
 
-    report = evaluate_models(Embedder(model), Embedder(base) if base else None, beir, dims=_dims(dims), split=split)
+    widths = _dims(dims)  # a mistake there is told before a model is loaded
+    report = evaluate_models(Embedder(model), Embedder(base) if base else None, beir, dims=widths, split=split)
     _answer(as_json, report, render_table(report))
 
 

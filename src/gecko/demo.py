@@ -26,12 +26,13 @@ SEARCHES = (
 )
 
 
-def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+def run_demo(out: Path, teacher: str, tell: Callable[[str], None], *, seed: int = 0) -> tuple[dict[str, Any], str]:
     """Run the demo recipe, evaluate on the shipped questions, and search three times.
 
     Args:
         out: Run directory.
         teacher: A teacher's SPEC; empty replays the recorded replies.
+        seed: Of the draws and the training.
         tell: Receives progress lines.
 
     Returns:
@@ -40,6 +41,7 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict
     Raises:
         GeckoError: The example files are not there (the package was installed without its repository).
     """
+    from gecko.checks import check_run_folder
     from gecko.corpus.build import build_passages
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.table import render_table
@@ -50,13 +52,14 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None]) -> tuple[dict
     if not RECIPE.exists() or not (EXAMPLES / "questions.jsonl").exists():
         raise GeckoError("the demo's files are not here", "run it from a clone of the repository: make demo")
     spec = teacher or f"recorded:{EXAMPLES / 'recorded'}"
-    teacher_setting = f"teacher.spec={json.dumps(spec)}"
-    recipe = load_recipe(RECIPE, [teacher_setting])
+    check_run_folder(out)
+    settings = [f"teacher.spec={json.dumps(spec)}", f"seed={seed}"]
+    recipe = load_recipe(RECIPE, settings)
     test = out / "test-set"
     passages = [row for row in build_passages(recipe.corpus) if isinstance(row, Passage)]
     judged = write_test_set(passages, EXAMPLES / "questions.jsonl", test)
     tell(f"questions  {judged:>8,} judged      written without sight of the teacher's replies")
-    recipe = load_recipe(RECIPE, [teacher_setting, f"evaluation.beir=[{json.dumps(str(test))}]"])
+    recipe = load_recipe(RECIPE, [*settings, f"evaluation.beir=[{json.dumps(str(test))}]"])
     summary = run_recipe(recipe, out, tell=tell)
     embedder = Embedder(summary.model)
     build_index(embedder, read_rows(out / "passages", to_passage), out / "index")

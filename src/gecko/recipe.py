@@ -84,7 +84,7 @@ class EvaluationOptions(Section):
     """What the run measures itself on at the end."""
 
     beir: tuple[str, ...] = ()
-    base: str = "all-MiniLM-L6-v2"
+    base: str | None = Field(default=None, description="the model before; default: the student")
     dims: Dims = (384, 256, 128)
     split: str = "test"
 

@@ -20,12 +20,13 @@ def content_id(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One item of the input as a reader found it, before chunking."""
+    """One item of the input as a reader found it, before chunking; ``markdown`` tells that its headings are marked."""
 
     source_id: str
     title: str
     text: str
     source: str
+    markdown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from gecko.checks import check_run_folder
 from gecko.recipe import Recipe, dump_recipe
-from gecko.shards import atomic, files_under, finish_stage, finished, locked, read_json, write_json
+from gecko.shards import MARKS, atomic, files_under, finish_stage, finished, locked, read_json, write_json
 from gecko.stages import STAGES, RunContext, Stage
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """One line of a run's summary."""
+    """One line of a run's summary; ``seconds`` is what the stage took when it was made."""
 
     name: str
     rows: int
@@ -76,6 +76,9 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         context.check()
         with atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+        # The report shows of what lies here only what was made under these marks.
+        write_json(out / MARKS, {stage.name: stage.mark(context) for stage in STAGES})
+        (out / "summary.json").unlink(missing_ok=True)
         summary = RunSummary(run=str(out))
         for stage in STAGES:
             summary.stages.append(run_stage(stage, context, tell))
@@ -85,9 +88,11 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         summary.report = str(out / "report.html")
         summary.usd = context.ledger.stats()["usd"]
         write_json(out / "summary.json", summary.to_json())
+        from gecko.report.card import write_card
         from gecko.report.report import write_report
 
         write_report(out, out / "report.html")
+        write_card(out)
     return summary
 
 
@@ -110,7 +115,7 @@ def _result_of(stage: Stage, context: RunContext) -> StageResult:
     folder, mark = context.folder(stage.name), stage.mark(context)
     facts = finished(folder, mark)
     if facts is not None:
-        return StageResult(stage.name, int(facts.get("rows", 0)), 0.0, skipped=True)
+        return StageResult(stage.name, int(facts.get("rows", 0)), float(facts.get("seconds", 0.0)), skipped=True)
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_stage.json").unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passag
 Row = TypeVar("Row", Passage, GeneratedQuery, FretRow, UnifiedRow)
 
 SHARD_ROWS = 10_000
+MARKS = "marks.json"  # of each stage under the run's present recipe
 _DONE = "_stage.json"
 _REJECTS = "quarantine.parquet"
 _FRESH = ".fresh"

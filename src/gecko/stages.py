@@ -15,7 +15,7 @@ from typing import Any
 from gecko.checks import beir_state, check_recipe, keep_apart, model_state
 from gecko.errors import GeckoError
 from gecko.recipe import Recipe
-from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, UnifiedRow, content_id
+from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
 from gecko.shards import (
     fingerprint,
     read_json,
@@ -220,11 +220,17 @@ def is_dev(seed_id: str, share: float) -> bool:
     return int(content_id("dev", seed_id), 16) % 10_000 < share * 10_000
 
 
-def _training_rows(context: RunContext) -> Iterator[FretRow]:
-    share = context.recipe.gate.dev_share
-    held_out = {row.positive_id for row in _dev_rows(context)}
+def _training_rows(context: RunContext) -> Iterator[FretRow | Quarantined]:
+    """All rows but the held-out ones, and but those that would teach a passage which a held-out query asks for."""
+    held_out = _dev_rows(context)
+    rows = {row.row_id for row in held_out}
+    asked_for = {passage_id for row in held_out for passage_id in (row.seed_id, row.positive_id)}
     for row in read_rows(context.folder("fret"), to_fret):
-        if not is_dev(row.seed_id, share) and row.seed_id not in held_out:
+        if row.row_id in rows:
+            continue
+        if row.seed_id in asked_for or row.positive_id in asked_for:
+            yield Quarantined("mixture", row.row_id, "its seed or positive belongs to a held-out query", row.query)
+        else:
             yield row
 
 
@@ -238,7 +244,10 @@ def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.mixture.rows import unify_fret
 
     unified = unify_fret(_training_rows(context), context.corpus, context.recipe.train.text_format)
-    return {"rows": write_stage(folder, unified, UNIFIED)}
+    rows = write_stage(folder, unified, UNIFIED)
+    if rows == 0:
+        raise GeckoError("no row is left to train on", f"see the reasons in {folder / 'quarantine.parquet'}")
+    return {"rows": rows}
 
 
 def _train(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -267,10 +276,11 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
     if options.beir:
-        same_as_miner = options.base == context.recipe.fret.miner
+        before = options.base or context.recipe.train.student
+        same_as_miner = before == context.recipe.fret.miner
         same_student = context.recipe.train.student == context.recipe.fret.miner
         kept_base = same_student and context.facts("gate").get("chosen") == "base"
-        tuned, base = Embedder(str(context.model_path())), Embedder(options.base)
+        tuned, base = Embedder(str(context.model_path())), Embedder(before)
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,
             context.knowing_corpus(base) if same_as_miner else base,
@@ -299,11 +309,11 @@ STAGES: tuple[Stage, ...] = (
         ),
         _queries,
     ),
-    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 1]), _fret),
+    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 2]), _fret),
     Stage(
         "mixture",
         "rows",
-        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, c.recipe.gate.max_dev, 1]),
+        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, c.recipe.gate.max_dev, 2]),
         _mixture,
     ),
     Stage(
@@ -311,12 +321,12 @@ STAGES: tuple[Stage, ...] = (
         "rows",
         _marked(
             "train",
-            lambda c: [c.recipe.train.model_dump(), c.recipe.seed, model_state(c.recipe.train.student), 1],
+            lambda c: [c.recipe.train.model_dump(), c.recipe.seed, model_state(c.recipe.train.student), 2],
         ),
         _train,
     ),
     # The student's state is in the mark of train, which the gate reads.
-    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate, ("model",)),
+    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 2]), _gate, ("model",)),
     Stage(
         "evaluation",
         "queries",
@@ -325,7 +335,7 @@ STAGES: tuple[Stage, ...] = (
             lambda c: [
                 c.recipe.evaluation.model_dump(),
                 beir_state(c.recipe.evaluation.beir),
-                model_state(c.recipe.evaluation.base),
+                model_state(c.recipe.evaluation.base or c.recipe.train.student),
                 1,
             ],
         ),

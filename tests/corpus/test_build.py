@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gecko.corpus.build import CorpusOptions, build_passages
-from gecko.corpus.chunk import chunk_document, count_tokens
+from gecko.corpus.chunk import chunk_document, count_tokens, markdown_sections
 from gecko.corpus.dedup import Deduplicator
 from gecko.corpus.language import detect
 from gecko.corpus.stdlib import read_stdlib
@@ -29,10 +29,21 @@ Many words follow.
 
 
 def test_markdown_is_cut_at_headings_and_titled_by_their_path():
-    pieces = chunk_document(Document("g.md", "g", MARKDOWN, "g.md"), 50, 1)
+    pieces = chunk_document(Document("g.md", "g", MARKDOWN, "g.md", markdown=True), 50, 1)
     assert [piece.title for piece in pieces] == ["g > Guide", "g > Guide > Install", "g > Guide > Use"]
     assert "# not a heading" in pieces[1].text
     assert [piece.source_id for piece in pieces] == ["g.md#1", "g.md#2", "g.md#3"]
+
+
+@pytest.mark.parametrize("mark", ["\f", "\v", "\u2028", "\x85"])
+def test_a_page_break_moves_no_line_of_markdown(mark):
+    text = f"one{mark}two\n\nthree\n\n# Install\n\nfour\n\n# Backup\n\nfive\n"
+    sections = markdown_sections(text)
+    assert [(section.headings, section.text) for section in sections] == [
+        ((), f"one{mark}two\n\nthree"),
+        (("Install",), "four"),
+        (("Backup",), "five"),
+    ]
 
 
 def test_one_piece_keeps_its_id():

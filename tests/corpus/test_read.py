@@ -58,6 +58,7 @@ def test_html_keeps_headings_and_drops_scripts(tmp_path):
     (document,) = documents(tmp_path)
     assert document.title == "Page"
     assert "## Part" in document.text
+    assert (document.source, document.markdown) == ("p.html", True)
     assert "words of it" in document.text
     assert "evil" not in document.text
     assert "menu" not in document.text
@@ -236,6 +237,18 @@ def test_encodings(tmp_path, encoding, suffix):
     (tmp_path / f"a.{suffix}").write_bytes(content.encode(encoding))
     (document,) = documents(tmp_path)
     assert document.text.strip() == GERMAN.strip()
+
+
+RUSSIAN = "Проверка ключей проводится каждый день в двенадцать часов. Изменения подтверждает ведомство письменно."
+
+
+def test_a_table_in_another_code_page_is_read_as_its_text_or_set_aside(tmp_path):
+    (tmp_path / "a.csv").write_bytes(f"text\n{RUSSIAN}\n".encode("cp1251"))
+    assert [document.text for document in documents(tmp_path)] == [RUSSIAN]
+    (tmp_path / "a.csv").write_bytes(b"text\n" + bytes(range(128, 256)) * 3 + b"\x00\x01\x02\n")
+    (tmp_path / "b.txt").write_text("words")
+    assert [document.text for document in documents(tmp_path)] == ["words"]
+    assert [reject.item_id for reject in rejects(tmp_path)] == ["a.csv"]
 
 
 @pytest.mark.parametrize("lines", [0, 1, 10_000], ids=["at once", "soon", "late"])

@@ -118,6 +118,8 @@ def test_no_positive_is_graded_below_the_seed_and_no_negative_reaches_the_positi
             assert decision == Decision("", "", decision.reason)
             continue
         positive, seed = by_id[decision.positive_id], by_id["p01"]
+        if options.positive == "p1" and positive.rc is not None:
+            assert positive.rc >= options.min_positive_rc
         if positive is not seed:
             assert positive.rc is not None
             assert seed.rc is None or positive.rc >= seed.rc
@@ -134,6 +136,15 @@ def test_a_better_neighbour_is_relabelled_positive() -> None:
     candidates = ranked([-1.0, -2.0, -3.0], [3.0, 2.0, 0.0])
     assert decide(candidates, "b", "", FretOptions()).positive_id == "a"
     assert decide(candidates, "b", "", FretOptions(positive="seed")).positive_id == "b"
+
+
+def test_an_irrelevant_rank_one_is_no_positive() -> None:
+    candidates = ranked([-1.0, -9.0, -2.0], [1.0, 3.0, 0.0])
+    assert order(candidates)[0] == "a"
+    assert decide(candidates, "a", "", FretOptions()) == Decision("b", "a")
+    # The seed as it is, as in the paper's ablation: only an unanswerable query is set aside.
+    assert decide(candidates, "a", "", FretOptions(positive="seed")).positive_id == "a"
+    assert decide(ranked([-1.0, -9.0], [1.0, 1.5]), "a", "", FretOptions()).reason
 
 
 def test_the_seed_stays_when_rank_one_is_graded_lower() -> None:

@@ -86,6 +86,20 @@ def test_any_part_may_be_missing(run_directory, tmp_path, part):
     assert ("not in this run" in page) == (part != "fret/quarantine.parquet")
 
 
+def test_what_was_made_under_another_recipe_is_not_shown(run_directory, tmp_path):
+    stages = ("passages", "fret", "train", "gate", "evaluation")
+    for stage in stages:
+        (run_directory / stage).mkdir(exist_ok=True)
+        (run_directory / stage / "_stage.json").write_text(json.dumps({"fingerprint": "old"}))
+    (run_directory / "marks.json").write_text(json.dumps(dict.fromkeys(stages, "old")))
+    assert "under this recipe" not in write_report(run_directory, tmp_path / "r.html").read_text()
+    (run_directory / "marks.json").write_text(json.dumps({**dict.fromkeys(stages, "old"), "evaluation": "new"}))
+    (run_directory / "train" / "_stage.json").unlink()
+    page = write_report(run_directory, tmp_path / "r.html").read_text()
+    parsed(page)
+    assert page.count("not made yet under this recipe") == 2
+
+
 def test_empty_run_and_broken_parts(run_directory, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(GeckoError, match="nothing of a run"):

@@ -3,6 +3,7 @@ import json
 import logging
 import shutil
 
+import lancedb
 import numpy as np
 import pytest
 
@@ -90,6 +91,14 @@ def test_errors_name_the_mend(tmp_path):
     other.path, other.fingerprint = "another", "2"
     with pytest.raises(GeckoError, match="words"):
         build_index(other, CORPUS, tmp_path)
+
+
+def test_a_table_of_another_application_is_left_alone(tmp_path):
+    database = lancedb.connect(tmp_path)
+    database.create_table("passages", [{"theirs": number} for number in range(5)])
+    with pytest.raises(UsageError, match="no index of gecko"):
+        build_index(WordEncoder(), CORPUS, tmp_path)
+    assert database.open_table("passages").count_rows() == 5
 
 
 def found(folder, text, mode="text", encoder=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,17 @@ def test_checkpoints_of_other_settings_are_not_resumed(
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "cut" / "model").items())
 
 
+def test_checkpoints_of_other_negatives_are_not_resumed(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
+    others = [replace(row, negatives=("another text that answers nothing",)) for row in rows]  # of the same ids
+    finetune(others, options, tmp_path / "cut" / "model", seed=1)
+    finetune(others, options, tmp_path / "whole" / "model", seed=1)
+    expected = weights(tmp_path / "whole" / "model")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "cut" / "model").items())
+
+
 def test_checkpoints_of_another_student_in_the_same_place_are_not_resumed(
     rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +205,34 @@ def test_the_saved_prompts_are_the_strings_of_training(
     assert trained
     assert trained <= rendered
     assert saved.max_seq_length == load_model(options.student, device="cpu").max_seq_length
+
+
+def test_a_student_with_prompts_of_its_own_is_trained_and_saved_with_them(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = load_model(options.student, device="cpu")
+    student.prompts = {"query": "query: ", "document": "passage: "}
+    student.save_pretrained(str(tmp_path / "student"), create_model_card=False)
+    seen: list[list[int]] = []
+    forward = loss_module.GeckoLoss.forward
+
+    def recording(self: Any, features: Any, labels: Any) -> torch.Tensor:
+        columns = list(features)
+        seen.extend(column["input_ids"][0].tolist() for column in columns[:2])
+        return forward(self, columns, labels)
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", recording)
+    options = options.model_copy(update={"student": str(tmp_path / "student"), "text_format": "plain", "epochs": 0.5})
+    finetune(rows, options, tmp_path / "model")
+    saved = load_model(str(tmp_path / "model"), device="cpu")
+    assert (saved.prompts["query"], saved.prompts["document"]) == ("query: ", "passage: ")
+    pad = saved.tokenizer.pad_token_id
+    trained = [tuple(token for token in text if token != pad) for text in seen]
+    asked = {tuple(saved.tokenizer("query: " + row.query)["input_ids"]) for row in rows}
+    told = {tuple(saved.tokenizer("passage: " + row.positive)["input_ids"][:32]) for row in rows}
+    assert trained
+    assert set(trained[0::2]) <= asked
+    assert {text[:31] for text in trained[1::2]} <= {text[:31] for text in told}
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,30 @@ def test_a_blend_that_forgets_is_refused() -> None:
     assert not verdict.scores[2].allowed
 
 
+class Cut(Fake):
+    """Finds ``narrow`` of the dev queries when its vectors are cut to half: the others' are zero there."""
+
+    def __init__(self, dev: int, narrow: int) -> None:
+        super().__init__(dev)
+        self.narrow = narrow
+
+    def encode_queries(self, queries: Sequence[str], task: Sequence[str] = ()) -> np.ndarray:
+        vectors = super().encode_queries(queries, task)
+        if queries[0].startswith("dev"):
+            vectors[self.narrow : SIZE // 2, : SIZE // 2] *= -1
+        return vectors
+
+
+@pytest.mark.parametrize(("narrow", "chosen"), [(9, "base"), (10, "tuned")])
+def test_a_blend_that_loses_at_a_smaller_size_is_refused(narrow: int, chosen: str) -> None:
+    settings = GateOptions(alphas=(1.0,))
+    verdict = choose(Fake(10), lambda alpha: Cut(40, narrow), questions("dev"), None, settings, dims=(SIZE, SIZE // 2))
+    assert verdict.chosen == chosen
+    assert verdict.scores[1].dev_gain > 0
+    assert (verdict.scores[1].narrow_gains[SIZE // 2] < 0) == (chosen == "base")
+    assert ("smaller size" in verdict.reason) == (chosen == "base")
+
+
 def test_a_loss_within_the_allowance_is_let_through() -> None:
     verdict = judge(Fake(10), {1.0: Fake(40, SIZE - 1)}, max_probe_loss=0.03)
     assert verdict.chosen == "tuned"

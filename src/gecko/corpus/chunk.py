@@ -56,7 +56,7 @@ def chunk_document(
     heading.
 
     Args:
-        document: What a reader found; Markdown is recognised by the end of its source's name.
+        document: What a reader found.
         max_tokens: Longest piece.
         min_tokens: Shortest piece, where there is a neighbour to join.
         split: False keeps the document whole.
@@ -67,8 +67,7 @@ def chunk_document(
     """
     if not split:
         return [document]
-    is_markdown = document.source.lower().endswith((".md", ".markdown"))
-    sections = markdown_sections(document.text) if is_markdown else [Section((), document.text)]
+    sections = markdown_sections(document.text) if document.markdown else [Section((), document.text)]
     pieces: list[tuple[str, str]] = []
     for section in sections:
         title = " > ".join(part for part in (document.title, *section.headings) if part)
@@ -85,7 +84,7 @@ def markdown_sections(text: str) -> list[Section]:
     """Divide Markdown at its headings; fences and lists stay as they are written."""
     from markdown_it import MarkdownIt
 
-    lines = text.splitlines()
+    lines = text.split("\n")  # as the parser counts them: splitlines also splits at form feeds and the like
     path: list[str] = []
     sections: list[Section] = []
     start = 0

@@ -75,19 +75,39 @@ def _is_utf8(handle: BinaryIO) -> bool:
     return broken == 0 or whole > broken
 
 
-def _decode_legacy(raw: bytes) -> str | None:
+def legacy_encodings(handle: BinaryIO) -> list[str]:
+    """Guess the code page of a file that is not Unicode, best guess first; empty for what fits none."""
     from charset_normalizer import from_bytes
 
-    try:
-        raw.decode("utf-8")
-        first = 0
-    except UnicodeDecodeError as error:
-        first = error.start
+    first = _first_bad_byte(handle)
     # A sample without the first telling byte would be taken for ASCII.
-    start = 0 if first < _SAMPLE else raw.rfind(b"\n", first - _SAMPLE // 2, first) + 1 or first - _SAMPLE // 2
-    for guess in from_bytes(raw[start : start + _SAMPLE]):
+    start = 0 if first < _SAMPLE else first - _SAMPLE // 2
+    handle.seek(start)
+    sample = handle.read(_SAMPLE)
+    if start:
+        sample = sample[sample.find(b"\n", 0, _SAMPLE // 2) + 1 :]
+    return [guess.encoding for guess in from_bytes(sample)]
+
+
+def _first_bad_byte(handle: BinaryIO) -> int:
+    """Where a file stops being UTF-8; its length where it never does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    handle.seek(0)
+    read = 0
+    for chunk in iter(lambda: handle.read(_CHUNK), b""):
+        pending = len(decoder.getstate()[0])
         try:
-            return raw.decode(guess.encoding)
+            decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            return read - pending + error.start
+        read += len(chunk)
+    return read
+
+
+def _decode_legacy(raw: bytes) -> str | None:
+    for encoding in legacy_encodings(io.BytesIO(raw)):
+        try:
+            return raw.decode(encoding)
         except UnicodeError:
             continue
     return None

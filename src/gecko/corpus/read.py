@@ -141,8 +141,7 @@ def _read_text(path: Path, name: str) -> Document | Quarantined:
     if text is None:
         return Quarantined("corpus", name, "binary, or in no known encoding", repr(raw[:80]))
     title = Path(name).stem
-    if not name.lower().endswith((".html", ".htm")):
-        return Document(source_id=name, title=title, text=clean(text), source=name)
-    title, text = html_to_markdown(text, title)
-    name_as_markdown = f"{name}.md"  # headings were kept as Markdown, so the chunker can cut at them
-    return Document(source_id=name, title=clean(title), text=clean(text), source=name_as_markdown)
+    suffix = Path(name).suffix.lower()
+    if suffix in {".html", ".htm"}:
+        title, text = html_to_markdown(text, title)
+    return Document(name, clean(title), clean(text), name, markdown=suffix != ".txt")

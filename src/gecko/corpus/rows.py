@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gecko.corpus.decode import BROKEN, clean, unicode_encoding
+from gecko.corpus.decode import BROKEN, clean, legacy_encodings, unicode_encoding
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
 from gecko.records import Document, Quarantined
@@ -43,7 +43,10 @@ def read_csv(path: Path, name: str) -> Iterator[Document | Quarantined]:
     """Read one document a row; the first line names the columns, and the delimiter is the one that finds the text."""
     csv.field_size_limit(sys.maxsize)
     with path.open("rb") as raw:
-        encoding = unicode_encoding(raw) or "latin-1"
+        encoding = unicode_encoding(raw) or next(iter(legacy_encodings(raw)), None)
+        if encoding is None:
+            yield Quarantined("corpus", name, "binary, or in no known encoding", "")
+            return
         raw.seek(0)
         lines = io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline="")
         number = 0

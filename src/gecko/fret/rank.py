@@ -75,10 +75,10 @@ def fuse(
 def decide(candidates: Sequence[Candidate], seed_id: str, row_key: str, options: FretOptions) -> Decision:
     """Choose the positive and the hard negative of one query.
 
-    The positive is rank 1, unless its RC is below the seed's (a guard: with k = 0 a noisy QL alone could move it). The
-    negative is never a candidate that looks as relevant as the positive: one whose RC is the positive's or more is
-    passed over, and where one of the two has no RC, one whose miner score is above ``negative_margin`` of the
-    positive's.
+    The positive is rank 1, unless its RC is below the seed's (a guard: with k = 0 a noisy QL alone could move it) or
+    below ``min_positive_rc``; then it is the best-ranked candidate that reaches both. The negative is never a candidate
+    that looks as relevant as the positive: one whose RC is the positive's or more is passed over, and where one of the
+    two has no RC, one whose miner score is above ``negative_margin`` of the positive's.
 
     Args:
         candidates: The output of :func:`fuse`, best first; must hold the seed.
@@ -95,6 +95,9 @@ def decide(candidates: Sequence[Candidate], seed_id: str, row_key: str, options:
     best_rc = max((candidate.rc for candidate in candidates if candidate.rc is not None), default=None)
     if best_rc is not None and best_rc < options.min_positive_rc:
         return Decision("", "", f"unanswerable: no candidate reaches relevance {options.min_positive_rc:g}")
+    if options.positive == "p1" and positive.rc is not None and positive.rc < options.min_positive_rc:
+        least = max(options.min_positive_rc, seed.rc or 0.0)
+        positive = next(candidate for candidate in candidates if candidate.rc is not None and candidate.rc >= least)
     return Decision(positive.passage_id, _negative(candidates, positive, row_key, options))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from gecko.mixture.format import TextFormat, render_passage
-from gecko.records import FretRow, Passage, UnifiedRow
+from gecko.records import FretRow, Passage, Quarantined, UnifiedRow
 
 
 class Passages(Protocol):
@@ -17,14 +17,22 @@ class Passages(Protocol):
         ...
 
 
-def unify_fret(rows: Iterable[FretRow], passages: Passages, text_format: TextFormat) -> Iterator[UnifiedRow]:
-    """Render FRet rows: the task and query as they are, the positive and hard negative as passages."""
+def unify_fret(
+    rows: Iterable[FretRow | Quarantined], passages: Passages, text_format: TextFormat
+) -> Iterator[UnifiedRow | Quarantined]:
+    """Render FRet rows: the task and query as they are, the positive and hard negative as passages.
+
+    What was set aside before passes through.
+    """
 
     def rendered(passage_id: str) -> str:
         passage = passages.passage(passage_id)
         return render_passage(passage.title, passage.text, text_format)
 
     for row in rows:
+        if isinstance(row, Quarantined):
+            yield row
+            continue
         yield UnifiedRow(
             row_id=row.row_id,
             task=row.task,

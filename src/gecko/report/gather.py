@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gecko.shards import MARKS
+
 SAMPLE_ROWS = 2000
 EXAMPLES = 12
 BATCH_ROWS = 4096
@@ -68,6 +70,30 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} does not hold an object")
     return value
+
+
+def check_made(run: Path, stage: str) -> None:
+    """Refuse what a stage left under another recipe, or what it has not finished.
+
+    A folder without the marks of a run (made by hand, or by an older version) is taken as it is.
+
+    Raises:
+        StaleError: The stage is not finished under the run's present recipe.
+    """
+    try:
+        mark = read_json(run / MARKS).get(stage)
+    except FileNotFoundError:
+        return
+    try:
+        made = read_json(run / stage / "_stage.json").get("fingerprint")
+    except FileNotFoundError:
+        made = None
+    if made != mark:
+        raise StaleError
+
+
+class StaleError(Exception):
+    """What is there was made under another recipe, or is not finished."""
 
 
 def read_fret(folder: Path) -> FretFacts:

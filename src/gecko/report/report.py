@@ -72,10 +72,14 @@ def render(run: Path) -> str:
 
     missing: list[str] = []
 
-    def part(name: str, make: Callable[[], Part]) -> Part | None:
+    def part(name: str, make: Callable[[], Part], stage: str = "") -> Part | None:
         """Make one part, or note in one line why it cannot be made."""
         try:
+            if stage:
+                gather.check_made(run, stage)
             return make()
+        except gather.StaleError:
+            missing.append(f"{name}: not made yet under this recipe")
         except FileNotFoundError:
             missing.append(f"{name}: not in this run")
         except (
@@ -92,12 +96,16 @@ def render(run: Path) -> str:
         return None
 
     summary = part("summary.json", lambda: gather.read_json(run / "summary.json"))
-    evaluation = part("evaluation.json", lambda: gather.read_json(run / "evaluation.json"))
-    gate = part("gate/gate.json", lambda: gather.read_json(run / "gate" / "gate.json"))
-    history = part("train/history.json", lambda: gather.read_json(run / "train" / "history.json"))
-    fret = part("FRet rows", lambda: gather.read_fret(run / "fret"))
+    evaluation = part("evaluation.json", lambda: gather.read_json(run / "evaluation.json"), "evaluation")
+    gate = part("gate/gate.json", lambda: gather.read_json(run / "gate" / "gate.json"), "gate")
+    history = part("train/history.json", lambda: gather.read_json(run / "train" / "history.json"), "train")
+    fret = part("FRet rows", lambda: gather.read_fret(run / "fret"), "fret")
     examples = gather.pick_examples(fret.sample) if fret else []
-    passages = part("passages", lambda: gather.read_passages(run / "passages", examples, fret.sample if fret else []))
+    passages = part(
+        "passages",
+        lambda: gather.read_passages(run / "passages", examples, fret.sample if fret else []),
+        "passages",
+    )
     quarantined = part("quarantine", lambda: gather.read_quarantine(run))
     recipe = part("recipe.yaml", lambda: (run / "recipe.yaml").read_text(encoding="utf-8")[:20_000])
     model = (evaluation or {}).get("model") or (summary or {}).get("model") or "model"

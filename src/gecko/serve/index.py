@@ -118,6 +118,8 @@ def _prepare(embedder: TextEncoder, out: Path) -> tuple[Any, dict[str, Any]]:
     name = lasting_name(embedder.path)
     facts = {"model": name, "weights": embedder.fingerprint, "dim": embedder.dim, "passages": 0, "complete": False}
     before = _facts(out)
+    if before is None and (out / f"{_TABLE}.lance").exists():
+        raise UsageError(f"{out} holds a table of passages that no index of gecko made", "choose another --out")
     same = before is not None and (before.get("weights"), before["dim"]) == (facts["weights"], facts["dim"])
     if before is not None and not same:
         if lasting_name(before["model"]) != name:
