@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
+from gecko.mixture.options import MixtureOptions
 from gecko.teacher.options import TeacherOptions
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
@@ -96,6 +97,7 @@ class Recipe(Section):
     corpus: CorpusOptions = CorpusOptions()
     teacher: TeacherOptions = TeacherOptions()
     fret: FretOptions = FretOptions()
+    mixture: MixtureOptions = MixtureOptions()
     train: TrainOptions = TrainOptions()
     gate: GateOptions = GateOptions()
     evaluation: EvaluationOptions = EvaluationOptions()

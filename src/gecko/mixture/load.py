@@ -51,6 +51,18 @@ class LoadedSource:
     unused: dict[str, int]
     left_out: int
 
+    def account(self) -> dict[str, object]:
+        """What became of its records, JSON-ready."""
+        return {
+            "source": self.options.name,
+            "rows": len(self.rows),
+            "read": self.read,
+            "used": self.used,
+            "unused": self.unused,
+            "quarantined": len(self.quarantined),
+            "left_out": self.left_out,
+        }
+
 
 def load_source(options: SourceOptions, text_format: TextFormat, seed: int, miner: Miner | None = None) -> LoadedSource:
     """Load one source.
