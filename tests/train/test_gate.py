@@ -118,13 +118,14 @@ def test_a_loss_within_the_allowance_is_let_through() -> None:
     assert verdict.chosen == "tuned"
 
 
-def test_queries_of_no_language_model_are_allowed_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gecko.train.gate.PROBE_LOSS", 0.03)
-    forgetful = {1.0: Fake(40, SIZE - 1)}
-    assert judge(Fake(10), forgetful).chosen == "tuned"
-    assert judge(Fake(10), forgetful, offline=True).chosen == "base"
-    assert judge(Fake(10), {1.0: Fake(40)}, offline=True).chosen == "tuned"
-    assert judge(Fake(10), forgetful, offline=True, max_probe_loss=0.03).chosen == "tuned"
+def test_queries_of_no_language_model_lead_half_the_way_at_most() -> None:
+    def shipped(offline: bool, options: GateOptions) -> float:
+        blends = {alpha: Fake(10 + round(20 * alpha)) for alpha in (0.25, 0.5, 0.75, 1.0)}
+        return choose(Fake(5), blends.__getitem__, questions("dev"), None, options, offline=offline).alpha
+
+    assert shipped(False, GateOptions()) == 1.0
+    assert shipped(True, GateOptions()) == 0.5
+    assert shipped(True, GateOptions(alphas=(0.25, 0.75))) == 0.75
 
 
 def test_base_is_kept_when_all_forget() -> None:

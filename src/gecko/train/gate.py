@@ -27,7 +27,8 @@ from gecko.teacher.offline.teacher import NAME as OFFLINE
 from gecko.train.save import save_whole
 from gecko.train.soup import interpolate
 
-PROBE_LOSS = 0.01
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+OFFLINE_ALPHAS = (0.25, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +115,16 @@ def choose(
         dev: Held-out FRet queries.
         probe: The forgetting probe, or None to judge by dev alone.
         options: The recipe's ``gate`` section.
-        offline: The queries were written without a language model. They share their words with the passages, so what
-            is gained on them may be a habit of matching words; the probe then allows no loss unless the recipe does.
+        offline: The queries were written without a language model. They share their words with the passages, so part
+            of what is gained on them is a habit of matching words, which held-out queries of the same make cannot tell
+            from the rest; no step of more than half the way is then taken unless the recipe says so (docs/log.md).
         dims: Matryoshka sizes to judge beside the full one.
 
     Raises:
         GeckoError: The base's vectors are not numbers.
     """
-    allowance = (0.0 if offline else PROBE_LOSS) if options.max_probe_loss is None else options.max_probe_loss
+    allowance = options.max_probe_loss
+    alphas = options.alphas or (OFFLINE_ALPHAS if offline else ALPHAS)
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
@@ -132,7 +135,7 @@ def choose(
         raise GeckoError(f"{base.path}: its vectors are not numbers", "choose another train.student")
     trials = [_baseline(base_dev, base_probe)]
     best = trials[0]
-    for alpha in sorted(options.alphas, reverse=True):
+    for alpha in sorted(alphas, reverse=True):
         trial = _try(alpha, blend(alpha), dev, probe, sizes, base_dev, base_probe, options.min_gain, allowance)
         trials.insert(1, trial)
         if trial.allowed and trial.dev >= best.dev:
