@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from gecko.checks import beir_state
 from gecko.demo import write_test_set
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage
+from gecko.mixture.options import MixtureOptions
 from gecko.recipe import load_recipe
 from gecko.records import Passage
 from gecko.run import run_recipe
@@ -187,6 +189,45 @@ def test_a_run_of_a_diverged_training_ships_the_base(recipe_file, tmp_path, tiny
     assert "diverged" in gate["reason"]
     shipped, base = (Path(folder) / "model.safetensors" for folder in (tmp_path / "run" / "model", tiny_model))
     assert shipped.stat().st_size == base.stat().st_size
+
+
+def test_human_labelled_sources_are_trained_on_and_accounted_for(recipe_file, tmp_path):
+    labelled = [{"text": f"the {topic} number {i}", "label": topic} for topic in TOPICS[:4] for i in range(6)]
+    (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, [*labelled, {"text": "", "label": "x"}])))
+    source = {"path": str(tmp_path / "topics.jsonl"), "kind": "classification"}
+    lines: list[str] = []
+    recipe = load_recipe(recipe_file, [f"mixture.sources=[{json.dumps(source)}]", "train.epochs=1"])
+    run_recipe(recipe, tmp_path / "run", tell=lines.append)
+    (account,) = json.loads((tmp_path / "run" / "mixture" / "_stage.json").read_text())["sources"]
+    assert (account["source"], account["rows"], account["read"], account["quarantined"]) == ("topics", 24, 25, 1)
+    drawn = {
+        s["source"]: s for s in json.loads((tmp_path / "run/train/history.json").read_text())["mixture"]["sources"]
+    }
+    assert set(drawn) == {"fret", "topics"}
+    assert drawn["topics"]["draws"] == 24
+    assert any(line.startswith("topics ") for line in lines)
+    changed = run_recipe(recipe.model_copy(update={"mixture": MixtureOptions()}), tmp_path / "run")
+    assert [stage.name for stage in changed.stages if not stage.skipped] == ["mixture", "train", "gate", "evaluation"]
+    with pytest.raises(GeckoError, match="topics"):
+        run_recipe(load_recipe(recipe_file, ['mixture.sources=[{"path": "topics", "kind": "sts"}]']), tmp_path / "x")
+
+
+def test_the_model_s_card_says_what_the_run_knows_and_nothing_of_the_machine(finished_run, tmp_path):
+    card = tmp_path / "run" / "model" / "README.md"
+    text = card.read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "sentence-transformers"
+    assert front["base_model"] == "student"
+    measured = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    tuned = next(row["tuned"] for row in measured if (row["metric"], row["dim"]) == ("ndcg_at_10", 32))
+    (entry,) = front["model-index"][0]["results"]
+    assert entry["metrics"] == [{"type": "ndcg_at_10", "value": pytest.approx(tuned, abs=1e-5)}]
+    assert f"| {100 * tuned:.1f} |" in text.replace("  ", " ")
+    assert json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())["reason"] in text
+    assert str(tmp_path) not in text
+    written = card.stat().st_mtime_ns
+    run_recipe(finished_run, tmp_path / "run")
+    assert card.stat().st_mtime_ns == written
 
 
 def test_a_recipe_that_cannot_run_leaves_the_one_before(recipe_file, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from gecko.corpus.read import source_state
 from gecko.embedder.embedder import resolve_model
 from gecko.errors import GeckoError, UsageError
+from gecko.mixture.load import check_sources
 from gecko.recipe import Recipe
 from gecko.shards import MARKS, is_run
 
@@ -62,9 +63,10 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         UsageError: A dimension is wider than the student, or a tracker is not installed.
-        GeckoError: A model or test set is not there.
+        GeckoError: A model, test set or source of the mixture is not there.
     """
     train, evaluation = recipe.train, recipe.evaluation
+    check_sources(recipe.mixture)
     _model("fret.miner", recipe.fret.miner)
     student = _model("train.student", train.student)
     width = _width(student)

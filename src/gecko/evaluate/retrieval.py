@@ -122,7 +122,7 @@ def rrf(rankings: Sequence[np.ndarray], k: int = 60, depth: int | None = None) -
 
     Args:
         rankings: Arrays (n, depth_i) of document positions, -1 for none.
-        k: Smoothing constant (60 as in the original paper and in Gecko's ranking).
+        k: Smoothing constant (60 as in the paper that introduced it).
         depth: Documents kept a query; the longest input's depth if None.
 
     Returns:

@@ -5,24 +5,36 @@ from __future__ import annotations
 import ctypes
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gecko.embedder.embedder import Embedder, has_fast_bf16, load_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import TextFormat, model_prompts, render_query
+from gecko.mixture.options import MixtureOptions
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.shards import fingerprint, read_json, write_json
 from gecko.train.save import is_write_error, reason, save_whole
 
+if TYPE_CHECKING:
+    from gecko.mixture.sampler import BatchPlan
+
 _WHOLE = "whole"
 
 
-def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, seed: int = 0) -> dict[str, Any]:
+def finetune(
+    rows: Sequence[UnifiedRow],
+    options: TrainOptions,
+    out: Path,
+    *,
+    seed: int = 0,
+    mixture: MixtureOptions | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Fine-tune the student on unified rows and save it.
 
     An interrupted call resumes from its last checkpoint and then gives the same model as an uninterrupted one.
@@ -32,9 +44,12 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         options: The recipe's ``train`` section.
         out: Directory for the model; checkpoints stand beside it until it is written.
         seed: Seeds the order of rows and the dropout.
+        mixture: How the rows' sources are sampled; None takes every row once an epoch.
+        tell: Receives, before training, the lines of what will be drawn where there is more than one source.
 
     Returns:
-        ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps"}``.
+        ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture"}``; the last is what
+        ``describe_mixture`` returns.
 
     Raises:
         GeckoError: There are fewer rows than a batch needs, or the disk or the memory is full.
@@ -44,8 +59,18 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     from sentence_transformers import SentenceTransformerTrainer
     from transformers import set_seed
 
+    from gecko.mixture.describe import describe_mixture, mixture_lines
+    from gecko.mixture.sampler import plan_batches, row_kinds
     from gecko.train.loss import GeckoLoss, LossOptions
 
+    mixture = mixture or MixtureOptions()
+    sources = [row.source for row in rows]
+    kinds = row_kinds(rows, mixture)
+    plan = plan_batches(sources, options.batch_size, mixture, epochs=options.epochs, seed=seed, kinds=kinds)
+    facts = describe_mixture(rows, plan, mixture)
+    if tell is not None and len(facts["sources"]) > 1:
+        for line in mixture_lines(facts):
+            tell(line)
     set_seed(seed)
     model = load_model(options.student)
     inference_length = model.max_seq_length
@@ -68,7 +93,7 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     checkpoints = out.parent / "checkpoints"
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=_arguments(options, checkpoints, seed, len(rows)),
+        args=_arguments(options, checkpoints, seed, plan),
         train_dataset=_dataset(rows, options, prompts),
         loss=loss,
     )
@@ -76,7 +101,9 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
     trainer.add_callback(_whole_checkpoint_marker())
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    mark = fingerprint(options.model_dump(), Embedder(model).fingerprint, seed, [asdict(row) for row in rows])
+    mark = fingerprint(
+        options.model_dump(), Embedder(model).fingerprint, seed, [asdict(row) for row in rows], mixture.model_dump()
+    )
     _keep_own_checkpoints(checkpoints, mark)
     last = _last_whole_checkpoint(checkpoints)
     _train(trainer, last)
@@ -90,7 +117,13 @@ def finetune(rows: Sequence[UnifiedRow], options: TrainOptions, out: Path, *, se
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    return {"loss": curve, "rows": len(rows), "seconds": round(seconds, 1), "steps": trainer.state.global_step}
+    return {
+        "loss": curve,
+        "rows": len(rows),
+        "seconds": round(seconds, 1),
+        "steps": trainer.state.global_step,
+        "mixture": facts,
+    }
 
 
 def _train(trainer: Any, checkpoint: Path | None) -> None:  # noqa: ANN401
@@ -190,7 +223,8 @@ def training_prompts(text_format: TextFormat, own: Mapping[str, str | None]) -> 
 def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions, prompts: Mapping[str, str]) -> Any:  # noqa: ANN401
     """Columns query, positive, negative_1 … and how many of the negatives a row has (the loss's label).
 
-    The unified format's strings are rendered already; a plain text gets the student's own prompt here.
+    The unified format's strings are rendered already; a plain text gets the student's own prompt here, that of queries
+    on both sides of a symmetric row.
     """
     from datasets import Dataset
 
@@ -198,27 +232,29 @@ def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions, prompts: Mapping
     asks, tells = (prompts["query"], prompts["document"]) if plain else ("", "")
     columns: dict[str, list[Any]] = {
         "query": [asks + render_query(row.task, row.query, options.text_format) for row in rows],
-        "positive": [tells + row.positive for row in rows],
+        "positive": [(asks if row.symmetric else tells) + row.positive for row in rows],
     }
     for slot in range(options.negatives):
         columns[f"negative_{slot + 1}"] = [
-            tells + row.negatives[slot] if slot < len(row.negatives) else "" for row in rows
+            (asks if row.symmetric else tells) + row.negatives[slot] if slot < len(row.negatives) else ""
+            for row in rows
         ]
     columns["label"] = [min(len(row.negatives), options.negatives) for row in rows]
     return Dataset.from_dict(columns)
 
 
-def _arguments(options: TrainOptions, checkpoints: Path, seed: int, rows: int) -> Any:  # noqa: ANN401
+def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchPlan) -> Any:  # noqa: ANN401
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
-    from sentence_transformers.training_args import BatchSamplers
+
+    from gecko.mixture.sampler import planned_batches
 
     bf16 = has_fast_bf16() if options.bf16 is None else options.bf16
-    steps = max(1, round(options.epochs * rows / options.batch_size))
+    steps = plan.steps
     return SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=min(options.batch_size, rows),
+        per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         warmup_steps=round(options.warmup * steps),
@@ -227,8 +263,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, rows: int) -
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
-        batch_sampler=BatchSamplers.BATCH_SAMPLER,
-        dataloader_drop_last=rows >= options.batch_size,
+        batch_sampler=planned_batches(plan),
         logging_steps=max(1, steps // 40),
         save_strategy="steps",
         save_steps=max(1, steps // 5),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder, cut, load_model
 from gecko.embedder.known import KnownPassages
 from gecko.errors import GeckoError
 from gecko.evaluate.compare import paired_bootstrap
@@ -27,7 +27,8 @@ from gecko.teacher.offline.teacher import NAME as OFFLINE
 from gecko.train.save import save_whole
 from gecko.train.soup import interpolate
 
-PROBE_LOSS = 0.01
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+OFFLINE_ALPHAS = (0.25, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class DevSet:
 class Trial:
     """What one blend scored: nDCG@10 on dev and probe, the gain on dev with its 95 % interval, and the verdict.
 
-    A blend of a training that diverged finds nothing: it scores 0, and ``reason`` says why.
+    ``narrow_gains`` are the gains on dev of vectors cut to the smaller Matryoshka sizes, against the base cut alike. A
+    blend of a training that diverged finds nothing: it scores 0, and ``reason`` says why.
     """
 
     alpha: float
@@ -60,6 +62,7 @@ class Trial:
     probe_gain: float | None
     allowed: bool
     reason: str = ""
+    narrow_gains: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,14 @@ def choose(
     options: GateOptions,
     *,
     offline: bool = False,
+    dims: Sequence[int] = (),
 ) -> GateVerdict:
     """Choose the blend with the best dev score among those that keep the probe.
 
-    A blend must gain on dev with a 95 % interval above zero, and must not lose more than ``max_probe_loss`` on the
-    probe; if none does, the base is kept and the reason says which test failed. Blends are tried from the tuned model
-    towards the base, and no further once one scores less than an allowed one before it.
+    A blend must gain on dev with a 95 % interval above zero, must not lose there when its vectors are cut to a smaller
+    size, and must not lose more than ``max_probe_loss`` on the probe; if none does, the base is kept and the reason
+    says which test failed. Blends are tried from the tuned model towards the base, and no further once one scores less
+    than an allowed one before it.
 
     Args:
         base: The model before training.
@@ -110,24 +115,28 @@ def choose(
         dev: Held-out FRet queries.
         probe: The forgetting probe, or None to judge by dev alone.
         options: The recipe's ``gate`` section.
-        offline: The queries were written without a language model. They share their words with the passages, so what
-            is gained on them may be a habit of matching words; the probe then allows no loss unless the recipe does.
+        offline: The queries were written without a language model. They share their words with the passages, so part
+            of what is gained on them is a habit of matching words, which held-out queries of the same make cannot tell
+            from the rest; no step of more than half the way is then taken unless the recipe says so (docs/log.md).
+        dims: Matryoshka sizes to judge beside the full one.
 
     Raises:
         GeckoError: The base's vectors are not numbers.
     """
-    allowance = (0.0 if offline else PROBE_LOSS) if options.max_probe_loss is None else options.max_probe_loss
+    allowance = options.max_probe_loss
+    alphas = options.alphas or (OFFLINE_ALPHAS if offline else ALPHAS)
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
-    base_dev = _score(base, dev)
-    base_probe = None if probe is None else _score(base, probe)
+    sizes = [base.dim, *sorted({dim for dim in dims if dim < base.dim}, reverse=True)]
+    base_dev = _score(base, dev, sizes)
+    base_probe = None if probe is None else _score(base, probe, sizes[:1])
     if not np.isfinite(base_dev).all() or not (base_probe is None or np.isfinite(base_probe).all()):
         raise GeckoError(f"{base.path}: its vectors are not numbers", "choose another train.student")
     trials = [_baseline(base_dev, base_probe)]
     best = trials[0]
-    for alpha in sorted(options.alphas, reverse=True):
-        trial = _try(alpha, blend(alpha), dev, probe, base_dev, base_probe, options.min_gain, allowance)
+    for alpha in sorted(alphas, reverse=True):
+        trial = _try(alpha, blend(alpha), dev, probe, sizes, base_dev, base_probe, options.min_gain, allowance)
         trials.insert(1, trial)
         if trial.allowed and trial.dev >= best.dev:
             best = trial
@@ -167,6 +176,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
         load_probe() if recipe.gate.probe else None,
         recipe.gate,
         offline=any(row.teacher == OFFLINE for row in rows),
+        dims=recipe.train.dims,
     )
     save_whole(base.model if verdict.alpha == 0 else interpolate(base.model, tuned_model, verdict.alpha), out)
     return verdict
@@ -205,7 +215,7 @@ def _pool(rows: Sequence[FretRow]) -> dict[str, int]:
 
 def _baseline(dev: np.ndarray, probe: np.ndarray | None) -> Trial:
     mean_probe = None if probe is None else float(probe.mean())
-    return Trial(0.0, float(dev.mean()), mean_probe, 0.0, (0.0, 0.0), None if probe is None else 0.0, allowed=True)
+    return Trial(0.0, float(dev[0].mean()), mean_probe, 0.0, (0.0, 0.0), None if probe is None else 0.0, allowed=True)
 
 
 def _try(
@@ -213,34 +223,48 @@ def _try(
     embedder: Embedder,
     dev: DevSet,
     probe: DevSet | None,
+    sizes: Sequence[int],
     base_dev: np.ndarray,
     base_probe: np.ndarray | None,
     min_gain: float,
     allowance: float,
 ) -> Trial:
-    found = _score(embedder, dev)
+    found = _score(embedder, dev, sizes)
     scores = np.nan_to_num(found)
     reason = "" if np.isfinite(found).all() else "its vectors are not numbers: the training diverged"
-    gain = float(scores.mean() - base_dev.mean())
-    interval = paired_bootstrap(base_dev, scores)
+    gain, *narrow = (float(own.mean() - before.mean()) for own, before in zip(scores, base_dev, strict=True))
+    interval = paired_bootstrap(base_dev[0], scores[0])
     probe_mean = probe_gain = None
     if probe is not None and base_probe is not None:
-        probe_mean = float(np.nan_to_num(_score(embedder, probe)).mean())
+        probe_mean = float(np.nan_to_num(_score(embedder, probe, sizes[:1])).mean())
         probe_gain = probe_mean - float(base_probe.mean())
     keeps = probe_gain is None or probe_gain >= -allowance
-    allowed = bool(interval[0] > 0 and gain >= min_gain and keeps and not reason)
-    return Trial(alpha, float(scores.mean()), probe_mean, gain, interval, probe_gain, allowed, reason)
+    allowed = bool(interval[0] > 0 and gain >= min_gain and min(narrow, default=0.0) >= 0 and keeps and not reason)
+    return Trial(
+        alpha,
+        float(scores[0].mean()),
+        probe_mean,
+        gain,
+        interval,
+        probe_gain,
+        allowed,
+        reason,
+        dict(zip(sizes[1:], narrow, strict=True)),
+    )
 
 
-def _score(embedder: Embedder | KnownPassages, dev: DevSet) -> np.ndarray:
-    """nDCG@10 of every query, (n,); none is a number where the model's vectors are not."""
+def _score(embedder: Embedder | KnownPassages, dev: DevSet, sizes: Sequence[int]) -> np.ndarray:
+    """nDCG@10 of every query at each size, (sizes, n); none is a number where the model's vectors are not."""
     queries, tasks = [query for _, query in dev.queries], [task for task, _ in dev.queries]
     vectors = embedder.encode_queries(queries, tasks)
     passages = embedder.encode_passages(dev.passages)
     if not (np.isfinite(vectors).all() and np.isfinite(passages).all()):
-        return np.full(len(dev.queries), np.nan)
-    indices, _ = top_k(vectors, passages, min(10, len(dev.passages)))
-    return ndcg_at_k(indices, list(dev.relevant), 10)
+        return np.full((len(sizes), len(dev.queries)), np.nan)
+    scores = []
+    for size in sizes:
+        indices, _ = top_k(cut(vectors, size), cut(passages, size), min(10, len(dev.passages)))
+        scores.append(ndcg_at_k(indices, list(dev.relevant), 10))
+    return np.stack(scores)
 
 
 def _reason(best: Trial, trials: Sequence[Trial], min_gain: float, allowance: float) -> str:
@@ -253,4 +277,6 @@ def _reason(best: Trial, trials: Sequence[Trial], min_gain: float, allowance: fl
         return "no blend gained on the held-out queries with a 95 % interval above zero"
     if all(trial.dev_gain < min_gain for trial in gained):
         return f"no blend gained {min_gain:g} nDCG@10 on the held-out queries"
-    return f"every blend that gained on the held-out queries lost more than {allowance:g} on the probe"
+    if all(min(trial.narrow_gains.values(), default=0.0) < 0 for trial in gained):
+        return "every blend that gained on the held-out queries lost there when its vectors are cut to a smaller size"
+    return f"every blend that gained on the held-out queries lost more than {allowance:g} on the probe, or when cut"

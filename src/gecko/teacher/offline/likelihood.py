@@ -3,6 +3,8 @@
 ``P(w|p) = (1-b) P_dirichlet(w|p) + b sum_u T(w|u) P_ml(u|p)`` (Zhai & Lafferty 2001; Berger & Lafferty 1999). T(.|u)
 keeps half its mass on u itself; the other half goes to the words that occur in the same passages of this corpus more
 often than chance (positive pointwise mutual information). T comes from counts of the corpus, not from an embedding.
+Where the miner's cosines are known, each term of the query is likelier by ``DENSE`` nats for a unit of cosine: words
+alone put passages first that hold them in another sense.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ _ASSOCIATES = 10
 _LEAST_TOGETHER = 3
 _BLOCK = 1024
 _CACHED = 50_000
+DENSE = 4.0
 
 
 class QueryLikelihood:
@@ -65,14 +68,15 @@ class QueryLikelihood:
             found = self._cache[passage.passage_id] = Counter(self.terms.of(f"{passage.title} {passage.text}"))
         return found
 
-    def scores(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """Log-likelihood, in nats, of one query under each of several passages."""
+    def scores(self, query: str, passages: Sequence[Passage], cosines: Sequence[float] | None = None) -> list[float]:
+        """Log-likelihood of one query under each of several passages, up to a constant of the query."""
         words = self.terms.of(query)
         results = []
-        for passage in passages:
+        for index, passage in enumerate(passages):
             counts = self.counts(passage)
             length = counts.total()
-            results.append(sum(math.log(self._probability(word, counts, length)) for word in words))
+            dense = 0.0 if cosines is None else DENSE * len(words) * cosines[index]
+            results.append(sum(math.log(self._probability(word, counts, length)) for word in words) + dense)
         return results
 
     def _probability(self, word: str, counts: Counter[str], length: int) -> float:

@@ -14,7 +14,7 @@ from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Score
 
 NAME = "offline"
 RUNG = "statistical"
-_VERSION = "2"  # raised whenever the same passage would get another query or score
+_VERSION = "3"  # raised whenever the same passage would get another query or score
 
 
 class OfflineTeacher:
@@ -59,7 +59,7 @@ class OfflineTeacher:
     ) -> Scores:
         """Score candidates by the language model of each and by fused evidence."""
         return Scores(
-            ql=tuple(self._likelihood.scores(query.query, candidates)),
+            ql=tuple(self._likelihood.scores(query.query, candidates, miner_scores)),
             rc=tuple(self._relevance.scores(query.query, candidates, miner_scores)),
             rung=RUNG,
         )

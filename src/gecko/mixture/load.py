@@ -1,0 +1,146 @@
+"""The mixture's human-labelled sources, loaded: whatever their kind and container, unified rows come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gecko.corpus.files import HUB
+from gecko.errors import GeckoError
+from gecko.mixture.format import TextFormat
+from gecko.mixture.options import Kind, MixtureOptions, SourceOptions
+from gecko.mixture.sources.labels import labelled
+from gecko.mixture.sources.make import Draft, RowMaker
+from gecko.mixture.sources.pairs import bitext, nli, pair_classification, pairs, sts, triples
+from gecko.mixture.sources.read import Item, check_columns, read_items, source_files
+from gecko.mixture.sources.retrieval import Miner, retrieval, retrieval_files
+from gecko.records import Quarantined, UnifiedRow
+
+_ADAPTERS: dict[Kind, Callable[[Iterable[Item], RowMaker], Iterator[Draft]]] = {
+    "nli": nli,
+    "sts": sts,
+    "classification": labelled,
+    "clustering": labelled,
+    "pair_classification": pair_classification,
+    "bitext": bitext,
+    "pairs": pairs,
+    "triples": triples,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSource:
+    """A source's rows and what became of every record of it: read = used + unused + quarantined.
+
+    Attributes:
+        options: The source.
+        rows: Its unified rows, at most ``limit``.
+        quarantined: Records that nothing could be made of, with the reason.
+        read: Records there were; of a BEIR folder, judgements.
+        used: Records that a row holds (before the limit), as its positive or as a hard negative.
+        unused: Good records that no row holds, counted by the reason.
+        left_out: Rows beyond the limit.
+    """
+
+    options: SourceOptions
+    rows: list[UnifiedRow]
+    quarantined: list[Quarantined]
+    read: int
+    used: int
+    unused: dict[str, int]
+    left_out: int
+
+    def account(self) -> dict[str, object]:
+        """What became of its records, JSON-ready."""
+        return {
+            "source": self.options.name,
+            "rows": len(self.rows),
+            "read": self.read,
+            "used": self.used,
+            "unused": self.unused,
+            "quarantined": len(self.quarantined),
+            "left_out": self.left_out,
+        }
+
+
+def load_source(options: SourceOptions, text_format: TextFormat, seed: int, miner: Miner | None = None) -> LoadedSource:
+    """Load one source.
+
+    Args:
+        options: Where it lies, what it is, and what of it is used.
+        text_format: How texts are rendered.
+        seed: Of what is drawn.
+        miner: Finds hard negatives where they are to be mined.
+
+    Returns:
+        Its rows, equal for equal arguments and files, and the account of its records.
+
+    Raises:
+        GeckoError: It is not there, lacks a column, or gives no row.
+    """
+    maker = RowMaker(options, text_format, seed)
+    account = maker.account
+    drafts = (
+        retrieval(maker, miner)
+        if options.kind == "retrieval"
+        else _ADAPTERS[options.kind](account.usable(read_items(options)), maker)
+    )
+    rows = [maker.render(draft) for draft in maker.sample(drafts)]
+    if not rows:
+        raise maker.trouble(*_why_none(account.read, account.quarantined, account.unused))
+    return LoadedSource(
+        options=options,
+        rows=rows,
+        quarantined=account.quarantined,
+        read=account.read,
+        used=account.used,
+        unused=dict(account.unused),
+        left_out=account.made - len(rows),
+    )
+
+
+def load_mixture(
+    options: MixtureOptions, text_format: TextFormat, seed: int, miner: Miner | None = None
+) -> Iterator[LoadedSource]:
+    """Load the sources one after the other; arguments and errors as :func:`load_source`'s."""
+    for source in options.sources:
+        yield load_source(source, text_format, seed, miner)
+
+
+def check_sources(options: MixtureOptions) -> None:
+    """Find what a run would stumble over after the work before it: missing files and columns. The Hub is not asked.
+
+    Raises:
+        GeckoError: A source is not there or lacks a column.
+    """
+    for source in options.sources:
+        if source.kind != "retrieval":
+            check_columns(source)
+        elif missing := next((path for path in retrieval_files(source) if not path.is_file()), None):
+            raise GeckoError(
+                f"mixture source {source.name}: there is no {missing}",
+                "retrieval reads a BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv",
+            )
+
+
+def mixture_state(options: MixtureOptions) -> list[tuple[str, int, int, int]]:
+    """What tells whether sources changed: each file's name, size and times of change (ns); of the Hub, its name."""
+    state: list[tuple[str, int, int, int]] = []
+    for source in options.sources:
+        if source.path.startswith(HUB):
+            state.append((source.path, 0, 0, 0))
+        for path in retrieval_files(source) if source.kind == "retrieval" else source_files(source):
+            state.append(_file_state(path))
+    return state
+
+
+def _file_state(path: Path) -> tuple[str, int, int, int]:
+    facts = path.stat()
+    return str(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _why_none(read: int, quarantined: list[Quarantined], unused: dict[str, int]) -> tuple[str, str]:
+    reasons = [f"{count} x {reason}" for reason, count in unused.items()]
+    reasons += [f"{len(quarantined)} set aside, the first for: {quarantined[0].reason}"] if quarantined else []
+    return f"gives no row of {read} records ({'; '.join(reasons) or 'it is empty'})", "check its kind and columns"

@@ -1,0 +1,1 @@
+"""Human-labelled data of each kind made into unified rows."""

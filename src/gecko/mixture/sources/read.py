@@ -1,0 +1,271 @@
+"""Labelled data as it lies on disk or on the Hub: one record at a time, each column by the role it plays.
+
+Files are streamed. A record that cannot be used (an empty text, a score that is no number, a broken line) is set aside
+with the reason and does not cost its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gecko.corpus.decode import clean
+from gecko.corpus.files import HUB
+from gecko.errors import GeckoError
+from gecko.mixture.options import OPTIONAL_ROLES, ROLES, SUFFIXES, SourceOptions
+from gecko.records import Quarantined
+
+_BLOCK = 1 << 22  # bytes of a delimited file read at once; a row must fit in
+SHOWN = 1000  # characters kept of what is set aside
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A usable record: ``values`` has a value for each role, text cleaned, labels as text, scores as numbers."""
+
+    where: str
+    values: dict[str, Any]
+
+
+def read_items(options: SourceOptions) -> Iterator[Item | Quarantined]:
+    """Read a source's records by the roles of its kind.
+
+    Args:
+        options: Where it lies, its kind and its columns.
+
+    Returns:
+        Usable records, and those set aside with the reason.
+
+    Raises:
+        GeckoError: There is no such file or data set, it cannot be read, or it lacks a column.
+    """
+    columns: dict[str, str] = {}
+    for number, record in enumerate(_records(options), start=1):
+        where = f"{options.name}#{number}"
+        if isinstance(record, str):
+            yield Quarantined("mixture", where, record, "")
+            continue
+        columns = columns or _columns_of(options, record)
+        yield _item(where, record, columns)
+
+
+def check_columns(options: SourceOptions) -> None:
+    """Find what would stop :func:`read_items` at the first record: a missing file or column. The Hub is not asked.
+
+    Raises:
+        GeckoError: As :func:`read_items`.
+    """
+    if not options.path.startswith(HUB):
+        next((item for item in read_items(options) if isinstance(item, Item)), None)
+
+
+def source_files(options: SourceOptions) -> list[Path]:
+    """List the files of a split: the file that is named, or those in the folder; none of a data set on the Hub.
+
+    Raises:
+        GeckoError: There are none.
+    """
+    if options.path.startswith(HUB):
+        return []
+    place = Path(options.path)
+    if place.is_file():
+        if place.suffix.lower() not in SUFFIXES:
+            raise _trouble(options, f"{place} is not a kind of file that is read", f"readable are {' '.join(SUFFIXES)}")
+        return [place]
+    if not place.is_dir():
+        raise _trouble(options, f"no file or folder at {place}", "a data set on the Hub is hf://OWNER/NAME")
+    for suffix in SUFFIXES:
+        for pattern in (f"{options.split}{suffix}", f"{options.split}-*{suffix}", f"data/{options.split}-*{suffix}"):
+            if files := sorted(place.glob(pattern)):
+                return files
+    there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none"
+    raise _trouble(
+        options, f"{place} has no file of split {options.split!r} ({there})", "name the file, or another split"
+    )
+
+
+def _records(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
+    """Yield each record, or the reason why there is none in its place."""
+    if options.path.startswith(HUB):
+        yield from _hub(options)
+        return
+    for path in source_files(options):
+        suffix = path.suffix.lower()
+        try:
+            if suffix == ".jsonl":
+                yield from json_records(path)
+            elif suffix == ".parquet":
+                yield from _parquet(path, options)
+            else:
+                yield from _delimited(path, "\t" if suffix == ".tsv" else ",")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+            raise _trouble(options, f"cannot read {path}: {reason}", "is it whole, and UTF-8 text?") from error
+
+
+def json_records(path: Path) -> Iterator[dict[str, Any] | str]:
+    """Yield each object of a JSON Lines file, or the reason why there is none in its place."""
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
+                yield f"line {number} is not JSON in UTF-8: {error}"[:300]
+                continue
+            yield record if isinstance(record, dict) else f"line {number} is not a JSON object"
+
+
+def _delimited(path: Path, delimiter: str) -> Iterator[dict[str, Any] | str]:
+    """Read CSV with quotes; TSV without, as STS and GLUE are published: there a quote is a character of a text."""
+    from pyarrow import csv
+
+    broken: list[str] = []
+
+    def set_aside(row: Any) -> str:  # noqa: ANN401
+        broken.append(f"{row.actual_columns} columns instead of {row.expected_columns}: {row.text[:SHOWN]}")
+        return "skip"
+
+    with path.open(encoding="utf-8-sig") as lines:
+        header = lines.readline().rstrip("\r\n")
+    names = next(iter(_header(header, delimiter)), [])
+    reader = csv.open_csv(
+        path,
+        # One thread, so that what is set aside comes in order.
+        read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+        parse_options=csv.ParseOptions(
+            delimiter=delimiter,
+            quote_char=False if delimiter == "\t" else '"',
+            newlines_in_values=delimiter != "\t",
+            invalid_row_handler=set_aside,
+        ),
+        # All as text: what looks like a number in the first block need not in the next.
+        convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+    )
+    for batch in reader:
+        yield from batch.to_pylist()
+        yield from broken
+        broken.clear()
+    yield from broken
+
+
+def _header(line: str, delimiter: str) -> Iterable[list[str]]:
+    import csv
+
+    return csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
+
+
+def _parquet(path: Path, options: SourceOptions) -> Iterator[dict[str, Any] | str]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path)
+    there = table.schema_arrow.names
+    wanted = set(_columns_of(options, dict.fromkeys(there)).values())
+    for batch in table.iter_batches(batch_size=1024, columns=[name for name in there if name in wanted]):
+        yield from batch.to_pylist()
+
+
+def _hub(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
+    """Stream a data set from the Hub; an NLI label is given by its name, as its number differs between data sets."""
+    from datasets import load_dataset
+
+    owner, _, rest = options.path.removeprefix(HUB).partition("/")
+    name, _, config = rest.partition("/")
+    try:
+        data = load_dataset(f"{owner}/{name}", config or None, split=options.split, streaming=True)
+        to_name = _label_names(data, options) if options.kind == "nli" else None
+        for record in data:
+            yield to_name(record) if to_name else record
+    except Exception as error:  # datasets, huggingface_hub, fsspec and the HTTP client each raise their own
+        reason = str(error).split("\n")[0]
+        raise _trouble(
+            options, f"cannot load {options.path}: {reason}", "is it a public data set, and is the Hub reachable?"
+        ) from error
+
+
+def _label_names(data: Any, options: SourceOptions) -> Callable[[dict[str, Any]], dict[str, Any]] | None:  # noqa: ANN401
+    features = data.features or {}
+    candidates = (options.columns["label"],) if "label" in options.columns else ROLES["nli"]["label"]
+    for column in candidates:
+        names = getattr(features.get(column), "names", None)
+        if names:
+            return lambda record: {
+                **record,
+                column: names[record[column]] if 0 <= record[column] < len(names) else record[column],
+            }
+    return None
+
+
+def _columns_of(options: SourceOptions, record: dict[str, Any]) -> dict[str, str]:
+    """Find the column of each role, by the recipe or by the usual names."""
+    found: dict[str, str] = {}
+    for role, usual in ROLES[options.kind].items():
+        named = options.columns.get(role)
+        candidates = (named,) if named else usual
+        column = next((name for name in candidates if name in record), None)
+        if column is not None:
+            found[role] = column
+        elif named or role not in OPTIONAL_ROLES:
+            raise _trouble(
+                options,
+                f"no column {' or '.join(map(repr, candidates))} for {role}; there are {', '.join(map(str, record))}",
+                f"name it: columns: {{{role}: COLUMN}}",
+            )
+    return found
+
+
+def _item(where: str, record: dict[str, Any], columns: dict[str, str]) -> Item | Quarantined:
+    values: dict[str, Any] = {}
+    for role, column in columns.items():
+        value = _READERS.get(role, _text)(record.get(column))
+        if value is None and role not in OPTIONAL_ROLES:
+            reason = f"{column}: {_WANTED.get(role, 'an empty text, or none')}"
+            return Quarantined("mixture", where, reason, ascii(record)[:SHOWN])
+        values[role] = value
+    return Item(where, values)
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401
+    return clean(value).strip() or None if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> list[str] | None:  # noqa: ANN401
+    """One text or a list of them, the empty ones left out; None where none is left."""
+    found = [_text(each) for each in (value if isinstance(value, list) else [value])]
+    return [text for text in found if text] or None
+
+
+def _label(value: Any) -> str | None:  # noqa: ANN401
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():  # pandas writes them where a label is missing elsewhere
+        return str(int(value))
+    return str(value) if isinstance(value, int) else _text(value)
+
+
+def _score(value: Any) -> float | None:  # noqa: ANN401
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        return None
+    return score if math.isfinite(score) else None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "label": _label,
+    "score": _score,
+    "positive": _texts,
+    "negative": _texts,
+}
+_WANTED = {"label": "no label", "score": "not a number"}
+
+
+def _trouble(options: SourceOptions, message: str, hint: str) -> GeckoError:
+    return GeckoError(f"mixture source {options.name}: {message}", hint)
