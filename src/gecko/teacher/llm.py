@@ -123,6 +123,10 @@ class LLMTeacher:
     def prepare(self, passages: PassageStore) -> None:
         """Nothing: a language model needs no look at the corpus."""
 
+    def begin(self, what: str, total: int) -> None:
+        """Tell progress by a stage's whole number of rows."""
+        self.caller.progress.begin(what, total)
+
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write a task and a query for each seed (paper, section 3.2, step 1)."""
         self.probe()
@@ -157,7 +161,7 @@ class LLMTeacher:
                 ) from error
             found = {"capabilities": asdict(known), "dialect": self._engine.dialect()}
             self._ledger.note(self._note, found)
-        self.capabilities = known
+        self.capabilities = self.caller.able(known)
         best = best_rung(self.capabilities)
         if self.rung == "auto":
             self.rung = best
@@ -188,7 +192,7 @@ class LLMTeacher:
             return self.rung, False
         known = self._recalled()
         if known is not None:
-            return best_rung(known), False
+            return best_rung(self.caller.able(known)), False
         in_process = not self.name.startswith("openai:")
         return ("ql+rc" if in_process else "rc+listwise"), not in_process
 
@@ -254,7 +258,7 @@ class LLMTeacher:
         read, answers = await self._read(self.write_ask(seed), reading)
         raw, tokens = answers[-1].text, _tokens(answers)
         if isinstance(read, Unreadable):
-            return Generation("", "", None, read.reason, raw, *tokens)
+            return Generation("", "", None, read.reason, raw, *tokens, _transient(answers))
         if isinstance(read, Skipped):
             return Generation("", "", read.reason, "", raw, *tokens)
         task, query = read
@@ -347,7 +351,7 @@ class LLMTeacher:
         )
         if isinstance(read, Unreadable):
             nothing = (None,) * count
-            return Scores(nothing, nothing, "none", *_tokens(answers), error=read.reason)
+            return Scores(nothing, nothing, "none", *_tokens(answers), _transient(answers), error=read.reason)
         grades, order = read
         shuffled = _shuffled(request)
         rc = dict(zip(shuffled, map(float, grades), strict=True))
@@ -357,6 +361,10 @@ class LLMTeacher:
 
 def _tokens(answers: Sequence[Answer]) -> tuple[int, int]:
     return sum(answer.input_tokens for answer in answers), sum(answer.output_tokens for answer in answers)
+
+
+def _transient(answers: Sequence[Answer]) -> bool:
+    return any(answer.transient for answer in answers)
 
 
 def _shuffled(request: RankRequest) -> list[int]:
@@ -384,5 +392,11 @@ def _scores(
     if floored:
         notes.append(f"a label was missing and floored for {floored} of {scored} candidates")
     return Scores(
-        ql, rc, rung, *_tokens(answers), note="; ".join(notes), error=notes[0] if len(failed) == len(answers) else ""
+        ql,
+        rc,
+        rung,
+        *_tokens(answers),
+        _transient(answers),
+        note="; ".join(notes),
+        error=notes[0] if len(failed) == len(answers) else "",
     )
