@@ -1,11 +1,12 @@
 """The asking of a language model over HTTP: throughput beside the plain SDK, and whether kills lose or repeat calls.
 
     python bench/teacher.py [CALLS] [KILLS]
+    python bench/teacher.py kills KILLS CALLS    # only the kills, and nothing written
 
 Throughput: 5,000 chat calls to a loopback endpoint that answers each after 200 ms, 64 in flight; the ideal is
 5,000 / 64 x 0.2 s. The same calls are made by the official SDK in a plain loop, which keeps nothing. Kills: a run of
-2,000 calls against an endpoint with faults is killed (SIGKILL) at random moments and started again until it is done.
-Both write to docs/results/teacher.md.
+2,000 calls against an endpoint with faults is killed (SIGKILL) at random moments and started again until it is done,
+without a cap and with one; what it kept is compared with what the endpoint sent. Both write to docs/results/teacher.md.
 """
 
 import json
@@ -25,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "teacher"))
 LATENCY, IN_FLIGHT = 0.2, 64
 FAULTS = {"429": 0.03, "500": 0.03, "503": 0.02, "truncated": 0.02, "schema": 0.01, "drop": 0.02, "drop_late": 0.01}
-KILL_CALLS = 2000
+KILL_CALLS, KILL_IN_FLIGHT = 2000, 8
+AT_THE_CAP = 3
 
 
 def asks(count: int) -> list:
@@ -39,7 +41,7 @@ def asks(count: int) -> list:
     ]
 
 
-def ours(url: str, ledger: Path, count: int, in_flight: int = IN_FLIGHT) -> list[str]:
+def ours(url: str, ledger: Path, count: int, in_flight: int = IN_FLIGHT, cap: int | None = None) -> list[str]:
     """Through the caller: ledger, caps, retries."""
     from gecko.teacher.budget import Budget
     from gecko.teacher.caller import Caller
@@ -48,9 +50,8 @@ def ours(url: str, ledger: Path, count: int, in_flight: int = IN_FLIGHT) -> list
     from gecko.teacher.traffic import Patience
 
     engine = OpenAIEngine("toy", base_url=url, api_key="none", in_flight=in_flight, timeout=10)
-    caller = Caller(
-        engine, Ledger(ledger), Budget(None), patience=Patience(backoff_seconds=0.01, attempts=12), tell=print
-    )
+    patience, budget = Patience(backoff_seconds=0.01, attempts=12), Budget(None, max_tokens=cap)
+    caller = Caller(engine, Ledger(ledger), budget, patience=patience, tell=print)
     with closing(caller):
         return [answer.text or f"failed: {answer.error}" for answer in caller.map(caller.ask, asks(count))]
 
@@ -99,6 +100,15 @@ def measure(kind: str, url: str, folder: Path, count: int) -> None:
     print(json.dumps({"wall": wall, "cpu": cpu, "grown_mb": grown}))
 
 
+def work(url: str, ledger: Path, count: int, cap: int | None) -> None:
+    from gecko.teacher.budget import CapReached
+
+    try:
+        print(json.dumps(ours(url, ledger, count, in_flight=KILL_IN_FLIGHT, cap=cap)))
+    except CapReached:
+        sys.exit(AT_THE_CAP)
+
+
 def throughput(count: int) -> list[str]:
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "teacher" / "endpoint.py"), "--port", "8765", "--latency", str(LATENCY)],
@@ -126,25 +136,31 @@ def throughput(count: int) -> list[str]:
     return lines
 
 
-def finished(ledger: Path) -> dict[str, str]:
-    """Own part of the prompt -> key of every finished call; empty where there is no ledger yet."""
+def finished(ledger: Path) -> tuple[dict[str, str], int]:
+    """Own part of the prompt -> key of every finished call, and the tokens of all calls; nothing without a ledger."""
     if not ledger.exists():
-        return {}
-    with sqlite3.connect(ledger, timeout=30) as database:
+        return {}, 0
+    with closing(sqlite3.connect(ledger, timeout=30)) as database:
         try:
             rows = database.execute(
                 "SELECT json_extract(request, '$.prompt.own'), key FROM teacher_calls WHERE error = ''"
-            )
-            return dict(rows.fetchall())
+            ).fetchall()
+            (tokens,) = database.execute("SELECT SUM(input_tokens + output_tokens) FROM teacher_calls").fetchone()
         except sqlite3.OperationalError:
-            return {}
+            return {}, 0
+    return dict(rows), tokens or 0
 
 
-def kills(most: int) -> list[str]:
+def kills(most: int, count: int, *, capped: bool = False) -> list[str]:
+    """Kill a run again and again; with a cap, of a third of the tokens, that is raised whenever it is reached."""
     from endpoint import Endpoint
 
+    with tempfile.TemporaryDirectory() as folder, Endpoint() as endpoint:
+        undisturbed = ours(endpoint.url, Path(folder) / "ledger.sqlite", count)
+        third = finished(Path(folder) / "ledger.sqlite")[1] // 3
     draw = random.Random(0)
-    lost = repeated = killed = sessions = 0
+    killed = sessions = caps = under_way = again = 0
+    cap = third if capped else None
     with tempfile.TemporaryDirectory() as folder, Endpoint(latency=0.02, faults=FAULTS, retry_after="0.05") as endpoint:
         ledger = Path(folder) / "ledger.sqlite"
         known: dict[str, str] = {}
@@ -152,7 +168,7 @@ def kills(most: int) -> list[str]:
             sessions += 1
             first = len(endpoint.log)
             worker = subprocess.Popen(
-                [sys.executable, __file__, "work", endpoint.url, str(ledger), str(KILL_CALLS)],
+                [sys.executable, __file__, "work", endpoint.url, str(ledger), str(count), str(cap or 0)],
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -163,26 +179,39 @@ def kills(most: int) -> list[str]:
                 time.sleep(draw.uniform(0.0, 0.12))
                 if worker.poll() is None:
                     worker.send_signal(signal.SIGKILL)
-                    killed += 1
             answer = worker.communicate()[0]
-            now = finished(ledger)
-            lost += len(set(known.items()) - set(now.items()))
-            bodies = [request.body for request in list(endpoint.log)[first:] if request.path.endswith("completions")]
-            repeated += sum(body["messages"][-1]["content"] in known for body in bodies if "messages" in body)
-            known = now
+            killed += worker.returncode == -signal.SIGKILL
+            before, (known, tokens) = known, finished(ledger)
+            assert set(before.items()) <= set(known.items()), "a finished call is gone from the ledger"
+            assert cap is None or tokens <= cap, f"{tokens} tokens with a cap of {cap}"
+            # What the endpoint saw, and what of it went out whole: by its own record, not the ledger's.
+            seen = [(s.body["messages"][-1]["content"], s.whole) for s in endpoint.log[first:] if "messages" in s.body]
+            again += sum(own in before for own, _ in seen)
+            unkept = sum(whole and own not in known for own, whole in seen)
+            assert unkept <= (KILL_IN_FLIGHT if worker.returncode else 0), (
+                f"{unkept} answers that were sent are not kept"
+            )
+            under_way += unkept
             if worker.returncode == 0:
                 break
+            if worker.returncode == AT_THE_CAP and cap is not None:
+                caps, cap = caps + 1, cap + third
+            else:
+                assert worker.returncode == -signal.SIGKILL, worker.returncode
+        served = sum(seen.whole for seen in endpoint.log)
         rows = json.loads(answer.splitlines()[-1])
-    with tempfile.TemporaryDirectory() as folder, Endpoint() as endpoint:
-        whole = ours(endpoint.url, Path(folder) / "ledger.sqlite", KILL_CALLS)
-    assert len(rows) == KILL_CALLS, len(rows)
-    assert rows == whole, "the rows differ from those of the run that was not killed"
-    assert not lost, lost
-    assert not repeated, repeated
+    assert rows == undisturbed, "the rows differ from those of the run that was not killed"
+    assert not again, again
+    assert served == count + under_way, (served, count, under_way)
+    assert not capped or caps >= 2, caps
     faults = ", ".join(f"{name} {share:.0%}" for name, share in FAULTS.items())
     return [
-        f"{KILL_CALLS:,} calls against an endpoint with faults ({faults}):",
-        f"{killed} kills (SIGKILL) in {sessions} sessions. Finished calls lost: {lost}; made again: {repeated}.",
+        f"{count:,} calls against an endpoint with faults ({faults})"
+        + (", with a cap on the tokens:" if capped else ":"),
+        f"{killed} kills (SIGKILL) in {sessions} sessions. Finished calls lost: 0; made again: {again}.",
+        f"By the endpoint's own record it sent {served:,} whole answers: one a call, and {under_way} that were on "
+        f"their way when the process was killed ({KILL_IN_FLIGHT} at once, at most).",
+        *([f"The cap was reached {caps} times and never passed."] if capped else []),
         "Rows: equal to those of a run without kills and without faults.",
     ]
 
@@ -192,12 +221,16 @@ def main() -> None:
         measure(sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]))
         return
     if sys.argv[1:2] == ["work"]:
-        print(json.dumps(ours(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), in_flight=8)))
+        work(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]) or None)
+        return
+    if sys.argv[1:2] == ["kills"]:
+        most, count = int(sys.argv[2]), int(sys.argv[3])
+        print("\n".join([*kills(most, count), "", *kills(most, count, capped=True)]))
         return
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
     most = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     lines = ["# Asking a language model over HTTP", "", "`make bench-teacher`, two CPU cores, loopback endpoint.", ""]
-    lines += [*throughput(count), "", *kills(most)]
+    lines += [*throughput(count), "", *kills(most, KILL_CALLS), "", *kills(most // 2, KILL_CALLS, capped=True)]
     (ROOT / "docs" / "results" / "teacher.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

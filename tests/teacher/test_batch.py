@@ -163,16 +163,13 @@ def test_a_batch_that_goes_on_has_nothing_to_collect(endpoint):
     assert caught.value.fatal
 
 
-def test_a_damaged_result_is_an_error_after_the_lines_before_it(endpoint):
+def test_a_damaged_line_is_left_out_and_the_others_stand(endpoint):
     batches = client(endpoint)
     (batch_id,) = batches.submit(writes(3))
     ended(batches, batch_id)
     output = endpoint.batches.batches[batch_id]["output_file_id"]
     endpoint.batches.files[output] = endpoint.batches.files[output][:-20]
-    got = []
-    with pytest.raises(EngineError, match="damaged") as caught:
-        got.extend(batches.collect(batch_id))
-    assert caught.value.retry
+    assert len(dict(batches.collect(batch_id))) == 2
     body = endpoint.batches.files[output].split(b"\n")[0]
     endpoint.batches.files[output] = body.replace(b'"choices"', b'"nothing"')
     ((_, answer),) = batches.collect(batch_id)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Prompt, Write
 from gecko.teacher.budget import FREE, Budget, Price, price_of
 from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
+from gecko.teacher.openai_errors import refusal
 from gecko.teacher.protocol import Capabilities
 from gecko.teacher.traffic import Patience
 
@@ -106,7 +109,7 @@ def test_a_call_that_fails_is_made_again_and_each_attempt_is_recorded(tmp_path: 
             raise EngineError("500 from the server", retry=True, input_tokens=3)
 
     engine = FakeEngine(once)
-    with caller(engine, tmp_path) as asking:
+    with caller(engine, tmp_path, patience=replace(QUICK, first_seconds=10.0)) as asking:
         answers = asking.map(asking.ask, asks(20))
     assert not any(answer.error for answer in answers)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
@@ -225,8 +228,132 @@ def test_an_engines_own_fault_ends_the_run_in_a_line(tmp_path: Path) -> None:
     def broken(number: int, own: str) -> None:
         raise ValueError("a bug")
 
-    with caller(FakeEngine(broken), tmp_path) as asking, pytest.raises(GeckoError, match="ValueError: a bug"):
+    fault = pytest.raises(GeckoError, match="ValueError: a bug")
+    with caller(FakeEngine(broken), tmp_path) as asking, fault as caught:
         asking.map(asking.ask, asks(3))
+    assert "run the same command again" in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_an_outage_behind_a_proxy_ends_the_run_in_one_line_and_costs_no_row(tmp_path: Path, status: int) -> None:
+    def out_of_order(number: int, own: str) -> None:
+        if number > 20:
+            raise refusal(status, "<html>Bad Gateway</html>", {})
+
+    patience = replace(QUICK, attempts=1000)
+    with (
+        caller(FakeEngine(out_of_order), tmp_path, patience=patience) as asking,
+        pytest.raises(GeckoError, match=rf"has refused .* HTTP {status}"),
+    ):
+        asking.map(asking.ask, asks(60))
+    engine = FakeEngine()
+    with caller(engine, tmp_path) as asking:
+        assert not any(answer.error for answer in asking.map(asking.ask, asks(60)))
+    assert len(engine.calls) == 40
+
+
+def test_dropped_connections_end_the_run_too(tmp_path: Path) -> None:
+    def dropped(number: int, own: str) -> None:
+        raise EngineError("the connection was dropped", retry=True)
+
+    patience = replace(QUICK, attempts=1000)
+    with caller(FakeEngine(dropped), tmp_path, patience=patience) as asking, pytest.raises(GeckoError, match="dropped"):
+        asking.map(asking.ask, asks(20))
+
+
+def poisoned(error: Callable[[], EngineError]) -> Callable[[int, str], None]:
+    """Asks that end in 3 or 4 always fail."""
+
+    def fail(number: int, own: str) -> None:
+        if own.endswith(("3", "4")):
+            raise error()
+
+    return fail
+
+
+@pytest.mark.parametrize("status", [500, 502, 403, 404])
+def test_what_fails_while_others_are_answered_is_for_another_session_and_in_that_its_own_fault(
+    tmp_path: Path, status: int
+) -> None:
+    engine = FakeEngine(poisoned(lambda: refusal(status, {"error": {"message": "no"}}, {})))
+    patience = replace(QUICK, refusals=4)
+    for transient in (True, False):
+        # In the second session nothing else is left to ask: the endpoint must not be held dead for it.
+        with caller(engine, tmp_path, patience=patience) as asking:
+            answers = asking.map(asking.ask, asks(10))
+        assert [answer.transient for answer in answers if answer.error] == [transient] * 2
+        assert sum(not answer.error for answer in answers) == 8
+
+
+def test_what_fails_in_two_sessions_of_an_outage_is_not_given_up(tmp_path: Path) -> None:
+    def refused(number: int, own: str) -> None:
+        raise refusal(502, "", {})
+
+    for _ in range(3):
+        with caller(FakeEngine(refused), tmp_path, patience=replace(QUICK, refusals=1000)) as asking:
+            assert all(answer.transient for answer in asking.map(asking.ask, asks(2)))
+
+
+def test_a_first_403_ends_the_run(tmp_path: Path) -> None:
+    def forbidden(number: int, own: str) -> None:
+        raise refusal(403, {"error": {"message": "not from your country"}}, {})
+
+    engine = FakeEngine(forbidden)
+    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match="HTTP 403"):
+        asking.map(asking.ask, asks(50))
+    assert len(engine.calls) <= engine.in_flight + 1
+
+
+def test_an_ask_above_a_minutes_limit_is_not_asked_again(tmp_path: Path) -> None:
+    said = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 38211."
+    engine = FakeEngine(poisoned(lambda: refusal(429, {"error": {"message": said, "code": "rate_limit_exceeded"}}, {})))
+    with caller(engine, tmp_path) as asking:
+        answers = asking.map(asking.ask, asks(10))
+    assert [answer.error != "" for answer in answers].count(True) == 2
+    assert len(engine.calls) == 10
+
+
+@pytest.mark.parametrize("answer", [Answer(text="x", input_tokens=10**30), Answer(text="x", error="half \ud83d")])
+def test_an_answer_that_cannot_be_kept_ends_the_run_in_a_line(tmp_path: Path, answer: Answer) -> None:
+    engine = FakeEngine()
+
+    async def strange(asks: Sequence[Ask]) -> list[Answer]:
+        return [answer]
+
+    engine.answer = strange  # type: ignore[method-assign]
+    with caller(engine, tmp_path) as asking, pytest.raises(GeckoError, match=r"OverflowError|UnicodeEncodeError"):
+        asking.map(asking.ask, asks(2))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.put("free", "write", {}, {})  # no transaction is left open
+
+
+def test_a_failure_that_cannot_be_kept_ends_the_run_in_a_line(tmp_path: Path) -> None:
+    def strange(number: int, own: str) -> None:
+        raise EngineError("half \ud83d", retry=True)
+
+    with caller(FakeEngine(strange), tmp_path) as asking, pytest.raises(GeckoError, match="UnicodeEncodeError"):
+        asking.map(asking.ask, asks(2))
+
+
+def test_after_an_interrupt_no_call_is_begun_and_those_under_way_are_kept(tmp_path: Path) -> None:
+    engine, begun = FakeEngine(), []
+
+    async def slow(asks: Sequence[Ask]) -> list[Answer]:
+        own = asks[0].prompt.own
+        begun.append(own)
+        if len(begun) == engine.in_flight:
+            signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0.2 if own.endswith("7") else 0.05)
+        if own.endswith("7"):
+            return [Answer(text="x", finish="stop")]
+        raise EngineError("500", retry=True)
+
+    engine.answer = slow  # type: ignore[method-assign]
+    with caller(engine, tmp_path) as asking, pytest.raises(KeyboardInterrupt):
+        asking.map(asking.ask, asks(20))
+    assert len(begun) == engine.in_flight
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.stats()["calls"] == 1
 
 
 @pytest.mark.parametrize("cap", [{"max_tokens": 300}, {"max_usd": 300e-6}])
@@ -283,6 +410,17 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert lines[-1].startswith("queries: 30 of 30 rows, ")
     assert "price not known" in lines[-1]
     assert lines[-1].endswith(" 0 s left")
+    assert lines[0].startswith("queries: 1 of 30 rows, ")
+
+
+def test_progress_without_a_whole_number_promises_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("gecko.teacher.progress._EVERY_SECONDS", 0.0)
+    asking = Caller(FakeEngine(), Ledger(tmp_path / "ledger.sqlite"), Budget(FREE), tell=lines.append)
+    asking.map(asking.ask, asks(3))
+    asking.close()
+    assert lines[-1].startswith("rows: 3 rows, ")
+    assert "left" not in lines[-1]
 
 
 def test_the_ledger_keeps_a_shared_prompt_once_and_finds_calls_again(tmp_path: Path) -> None:

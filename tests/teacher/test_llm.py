@@ -256,6 +256,55 @@ def test_a_candidate_that_could_not_be_scored_is_told_and_all_of_them_is_an_erro
     assert teacher(engine, tmp_path / "text").rank_many([REQUEST])[0].error
 
 
+class Outage(ScriptedEngine):
+    """Answers 502 for asks that hold a word, as long as it is out of order."""
+
+    def __init__(self, capabilities: Capabilities, word: str) -> None:
+        super().__init__(capabilities)
+        self.word = word
+
+    async def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        if self.word and self.word in asks[0].prompt.own:
+            raise EngineError("HTTP 502", retry=True)
+        return await super().answer(asks)
+
+
+def test_a_step_with_rows_that_an_outage_hit_is_not_finished(tmp_path: Path) -> None:
+    engine = Outage(TEXT, "cat")
+    seeds = [passage(name, f"The red fox sleeps by the {name}.") for name in ("cat", "dog", "eel")]
+    rows = generate(seeds, teacher(engine, tmp_path))  # type: ignore[arg-type]
+    found: list[Any] = []
+    with pytest.raises(GeckoError, match="did not answer for 1 of 3 seeds") as caught:
+        found.extend(rows)
+    assert [isinstance(row, Quarantined) for row in found] == [True, False, False]
+    assert "run the same command again" in caught.value.hint
+    engine.word = ""
+    asked = len(engine.asked)
+    again = list(generate(seeds, teacher(engine, tmp_path)))  # type: ignore[arg-type]
+    assert not any(isinstance(row, Quarantined) for row in again)
+    assert len(engine.asked) == asked + 1
+
+
+@pytest.mark.parametrize("capabilities", [EXACT, CHAT, TEXT])
+def test_a_ranking_that_an_outage_hit_is_for_another_session(tmp_path: Path, capabilities: Capabilities) -> None:
+    engine = Outage(capabilities, "blue house")
+    assert teacher(engine, tmp_path).rank_many([REQUEST])[0].transient
+    engine.word = ""
+    again = teacher(engine, tmp_path).rank_many([REQUEST])[0]
+    assert not again.transient
+    assert not again.error
+    assert all(score is not None for score in again.rc)
+
+
+def test_a_step_tells_its_whole_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gecko.teacher.progress._EVERY_SECONDS", 0.0)
+    asked = teacher(ScriptedEngine(TEXT), tmp_path, rows_at_once=2)
+    lines: list[str] = []
+    asked.caller.progress._tell = lines.append
+    list(generate([passage(name, f"The red fox {name} sleeps.") for name in "abcde"], asked))
+    assert [line.partition(" rows,")[0] for line in lines] == [f"queries: {number} of 5" for number in range(1, 6)]
+
+
 def test_floored_labels_are_told(tmp_path: Path) -> None:
     floored = Answer(labels={"0": -1.0, "1": -2.0, "2": -9.0, "3": -9.0}, floored=("2", "3"))
     engine = ScriptedEngine(TOPK, [floored])

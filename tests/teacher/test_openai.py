@@ -496,6 +496,7 @@ def test_a_wrong_key_and_an_unknown_model_are_fatal_and_say_nothing_secret():
         (413, "too large", set()),
         (429, {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota"}}, {"fatal"}),
         (429, {"error": {"message": "Rate limit reached", "type": "requests"}}, {"retry", "crowded"}),
+        (429, {"error": {"message": "Request too large for x: Limit 30000, Requested 38211."}}, set()),
         (500, "<html>oops</html>", {"retry"}),
         (501, {"error": {"message": "not supported"}}, set()),
         (502, None, {"retry"}),
@@ -505,6 +506,21 @@ def test_a_wrong_key_and_an_unknown_model_are_fatal_and_say_nothing_secret():
 )
 def test_each_status_has_its_flags(status, body, expected):
     assert flags(refusal(status, body, {})) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "perhaps"),
+    [(403, "no", True), (404, "no", True), (401, "no", False), (404, "model not found", False), (402, "", False)],
+)
+def test_some_refusals_may_be_meant_for_one_ask(status, message, perhaps):
+    error = refusal(status, {"error": {"message": message}}, {})
+    assert (error.fatal, error.perhaps) == (True, perhaps)
+
+
+def test_half_characters_in_a_message_are_dropped():
+    assert (
+        str(refusal(400, {"error": {"message": "too \ud83d long", "code": "a\ud83d"}}, {})) == "HTTP 400 (a) too long"
+    )
 
 
 def test_an_error_in_a_reply_of_status_200_is_an_error():
@@ -667,6 +683,39 @@ def test_damaged_log_probabilities_are_no_answer(bad):
     legacy = {"choices": [{"logprobs": {"top_logprobs": [{"1": bad}]}}]}
     with pytest.raises(EngineError, match="damaged reply"):
         read(Dialect(labels="completions", top=5), Labels(PROMPT, LABELS), legacy)
+
+
+def used(usage: object) -> tuple[int, int, int]:
+    reply = {"choices": [{"message": {"content": "four"}, "finish_reason": "stop"}], "usage": usage}
+    answer = read(Dialect(), Write(PROMPT, 9), reply)
+    return answer.input_tokens, answer.cached_tokens, answer.output_tokens
+
+
+def test_thoughts_that_are_in_the_total_only_are_counted():
+    assert used({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 315}) == (10, 0, 305)
+    assert used({"prompt_tokens": 10, "completion_tokens": 305, "total_tokens": 315}) == (10, 0, 305)
+    assert used({"prompt_tokens": 10, "completion_tokens": 5}) == (10, 0, 5)
+
+
+@pytest.mark.parametrize("bad", [-50, 10**30, True, "7", 7.5, None, [], {}])
+def test_numbers_of_tokens_that_can_be_none_are_not_believed(bad):
+    estimated = used(None)
+    usage = {"prompt_tokens": bad, "completion_tokens": bad, "total_tokens": bad, "cached_tokens": bad}
+    assert used(usage) == estimated
+    assert estimated[0] > 0
+
+
+def test_tokens_that_do_not_spell_the_text_were_paid_for():
+    rows = [None, {"7": {"logprob": -1, "decoded_token": "x"}}]
+    reply = {"choices": [{"prompt_logprobs": rows}], "usage": {"prompt_tokens": 2, "completion_tokens": 1}}
+    with pytest.raises(Unspelled) as caught:
+        read(Dialect(likelihood="vllm"), ASK, reply)
+    assert (caught.value.input_tokens, caught.value.output_tokens) == (2, 1)
+
+
+def test_half_characters_in_a_reply_are_dropped():
+    reply = {"choices": [{"message": {"content": "a \ud83d b"}, "finish_reason": "stop"}]}
+    assert read(Dialect(), Write(PROMPT, 9), reply).text == "a  b"
 
 
 def test_short_lists_are_damaged():

@@ -55,11 +55,18 @@ def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQu
 
     Yields:
         A query, or a quarantined seed with the teacher's reason and raw reply; one for each seed, in order.
+
+    Raises:
+        GeckoError: After the last one, where seeds were not answered for (an outage): the stage is not finished.
     """
+    if isinstance(teacher, AsksMany):
+        teacher.begin("queries", len(seeds))
+    unasked = 0
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _BATCH
     for start in range(0, len(seeds), size):
         batch = seeds[start : start + size]
         for passage, reply in zip(batch, teacher.write(batch), strict=True):
+            unasked += reply.transient
             if reply.error:
                 yield Quarantined("generate", passage.passage_id, reply.error, reply.raw)
                 continue
@@ -77,3 +84,13 @@ def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQu
                 input_tokens=reply.input_tokens,
                 output_tokens=reply.output_tokens,
             )
+    if unasked:
+        raise not_asked(unasked, len(seeds), "seeds")
+
+
+def not_asked(failed: int, total: int, rows: str) -> GeckoError:
+    """The error that ends a step whose teacher did not answer for some of its rows."""
+    return GeckoError(
+        f"the teacher did not answer for {failed:,} of {total:,} {rows}",
+        "what was answered is kept: run the same command again to ask for the rest; what then fails again is set aside",
+    )

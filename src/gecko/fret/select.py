@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gecko.embedder.embedder import Embedder
+from gecko.fret.generate import not_asked
 from gecko.fret.rank import decide, fuse
 from gecko.fret.retrieve import Neighbourhood, retrieve
 from gecko.fret.store import PassageTable
@@ -22,7 +23,13 @@ def select_rows(
 
     Yields:
         One FRet row a query, or the query quarantined with the reason; in order.
+
+    Raises:
+        GeckoError: After the last one, where the teacher did not answer (an outage): the stage is not finished.
     """
+    if isinstance(teacher, AsksMany):
+        teacher.begin("rankings", len(queries))
+    unasked = 0
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
     for start in range(0, len(queries), size):
@@ -36,7 +43,10 @@ def select_rows(
             seen.add(key)
             hoods.append(hood)
         for hood, scores in zip(hoods, _scores(hoods, store, teacher), strict=True):
+            unasked += scores.transient
             yield _row(hood, scores, options, teacher.name)
+    if unasked:
+        raise not_asked(unasked, len(queries), "queries")
 
 
 def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teacher) -> Iterable[Scores]:

@@ -86,6 +86,7 @@ class Answer:
         cached_tokens: Of those, read from the server's prefix cache.
         output_tokens: Tokens generated.
         error: Why there is no answer and will be none; empty for a finished one.
+        transient: Of an error: whether another session may well get an answer (an outage, not a refusal of this ask).
     """
 
     text: str = ""
@@ -97,6 +98,7 @@ class Answer:
     cached_tokens: int = 0
     output_tokens: int = 0
     error: str = ""
+    transient: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The answer as the ledger keeps it."""
@@ -125,6 +127,8 @@ class EngineError(Exception):
         unreachable: Whether nobody answers at the address (connection refused, unknown host).
         wait: Seconds the server asked to wait (Retry-After), or None.
         fatal: Whether no call will succeed (wrong key, unknown model), so that the run should stop.
+        perhaps: Of a fatal one: whether it may be meant for this ask alone (403, 404); an endpoint that answers others
+            is then asked on.
         input_tokens: Tokens paid for although the call failed.
         output_tokens: Tokens paid for although the call failed.
     """
@@ -139,6 +143,7 @@ class EngineError(Exception):
         unreachable: bool = False,
         wait: float | None = None,
         fatal: bool = False,
+        perhaps: bool = False,
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> None:
@@ -149,6 +154,7 @@ class EngineError(Exception):
         self.unreachable = unreachable
         self.wait = wait
         self.fatal = fatal
+        self.perhaps = perhaps
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
 

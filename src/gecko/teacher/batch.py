@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from gecko.corpus.decode import clean as without_surrogates
 from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Prompt, Write
-from gecko.teacher.openai_errors import Refusal, clean, refusal
+from gecko.teacher.openai_errors import Damaged, Refusal, clean, refusal
 from gecko.teacher.openai_read import read
 from gecko.teacher.openai_wire import Dialect, chat_body
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
     from gecko.teacher.openai import OpenAIEngine
+
+logger = logging.getLogger(__name__)
 
 # The service's limits are 50,000 calls and 200 MB a file.
 MOST_REQUESTS = 50_000
@@ -34,6 +38,8 @@ _LOOKED_THROUGH = 1_000  # earlier batches, newest first
 _MARK, _LABELS = "gecko_file", "gecko_labels"
 
 Result = TypeVar("Result")
+# Labels that the calls of a file ask for, or None, and its lines.
+File = tuple[tuple[str, ...] | None, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +83,46 @@ class BatchClient:
         self._most_bytes = most_bytes
         self._client = engine.blocking_client()
 
-    def submit(self, asks: Mapping[str, Ask]) -> list[str]:
+    def submit(self, asks: Mapping[str, Ask], *, but: Collection[str] = ()) -> list[str]:
         """Submit asks, as few batches as the limits allow; ids of the batches.
 
         Args:
             asks: By their key in the ledger.
+            but: Batches that have brought what they had, and so cannot answer what is asked again.
 
         Raises:
             EngineError: The service refused or did not answer, or an ask is none that a chat call answers.
         """
+        return [self.submit_file(file, but=but) for file in self.files(asks)]
+
+    def files(self, asks: Mapping[str, Ask]) -> list[File]:
+        """The files that hold asks, as few as the limits allow; see :meth:`submit`."""
         groups: dict[tuple[str, ...] | None, dict[str, Ask]] = defaultdict(dict)
         for key in sorted(asks):
             ask = asks[key]
             groups[ask.labels if isinstance(ask, Labels) else None][key] = ask
         lines = {labels: [self._line(key, ask) for key, ask in group.items()] for labels, group in groups.items()}
-        files = [(labels, data) for labels, group in lines.items() for data in self._files(group)]
-        return [self._submit(labels, data) for labels, data in files]
+        return [(labels, data) for labels, group in lines.items() for data in self._files(group)]
+
+    def submit_file(self, file: File, *, but: Collection[str] = ()) -> str:
+        """Submit one file, unless it was submitted already; id of the batch. See :meth:`submit`."""
+        labels, data = file
+        mark = hashlib.sha256(data).hexdigest()
+        known = self._called(lambda: self._submitted(mark, but))
+        if known is not None:
+            return known
+        uploaded = self._called(
+            lambda: self._client.files.create(file=("gecko.jsonl", data, "application/jsonl"), purpose="batch")
+        )
+        metadata = {_MARK: mark} | ({} if labels is None else {_LABELS: json.dumps(labels)})
+        batch = self._called(
+            lambda: _state(
+                self._client.batches.create(
+                    input_file_id=uploaded.id, endpoint=_ROUTE, completion_window="24h", metadata=metadata
+                )
+            )
+        )
+        return batch.batch_id
 
     def poll(self, batch_id: str) -> BatchState:
         """How far a batch is.
@@ -100,30 +130,30 @@ class BatchClient:
         Raises:
             EngineError: The service did not answer, or knows no such batch.
         """
-        return _state(self._called(lambda: self._client.batches.retrieve(batch_id)))
+        return self._called(lambda: _state(self._client.batches.retrieve(batch_id)))
 
     def collect(self, batch_id: str) -> Iterator[tuple[str, Answer]]:
         """Answers of a batch that has ended, by the asks' keys; of one that was cut short, those it has.
 
-        A call that failed, or was not made in time, has an answer with an ``error``.
+        A call that failed, or was not made in time, has an answer with an ``error``; a damaged line has none.
 
         Raises:
-            EngineError: The batch goes on, or failed before its first call, or a file of it is damaged.
+            EngineError: The batch goes on (``retry``), or failed before its first call, or is not there any more.
         """
         batch = self._called(lambda: self._client.batches.retrieve(batch_id))
-        state = _state(batch)
+        state = self._called(lambda: _state(batch))
         if not state.ended:
             raise EngineError(f"the batch is {state.status}", retry=True)
         if state.status == "failed":
             raise EngineError(state.message)
-        labels = json.loads((batch.metadata or {}).get(_LABELS, "null"))
-        ask: Ask = Write(Prompt("", ""), 0) if labels is None else Labels(Prompt("", ""), tuple(labels))
+        ask = self._called(lambda: _asked(batch))
         for name in (batch.output_file_id, batch.error_file_id):
             if not name:
                 continue
             for line in self._download(name).split(b"\n"):
-                if line.strip():
-                    yield self._answer(line, ask)
+                found = self._answer(line, ask) if line.strip() else None
+                if found is not None:
+                    yield found
 
     def close(self) -> None:
         """Close the connections."""
@@ -153,26 +183,10 @@ class BatchClient:
         if held:
             yield b"".join(held)
 
-    def _submit(self, labels: tuple[str, ...] | None, data: bytes) -> str:
-        mark = hashlib.sha256(data).hexdigest()
-        known = self._called(lambda: self._submitted(mark))
-        if known is not None:
-            return known
-        file = self._called(
-            lambda: self._client.files.create(file=("gecko.jsonl", data, "application/jsonl"), purpose="batch")
-        )
-        metadata = {_MARK: mark} | ({} if labels is None else {_LABELS: json.dumps(labels)})
-        batch = self._called(
-            lambda: self._client.batches.create(
-                input_file_id=file.id, endpoint=_ROUTE, completion_window="24h", metadata=metadata
-            )
-        )
-        return batch.id
-
-    def _submitted(self, mark: str) -> str | None:
-        """The batch of the same file, where one was submitted before and has not been cut short."""
+    def _submitted(self, mark: str, but: Collection[str]) -> str | None:
+        """The batch of the same file, where one was submitted before, has not been cut short nor brought in."""
         for batch in islice(self._client.batches.list(limit=100), _LOOKED_THROUGH):
-            if (batch.metadata or {}).get(_MARK) == mark and batch.status in _USABLE:
+            if (batch.metadata or {}).get(_MARK) == mark and batch.status in _USABLE and batch.id not in but:
                 return batch.id
         return None
 
@@ -183,35 +197,50 @@ class BatchClient:
             return call()
         except (openai.OpenAIError, OSError, ValueError) as error:
             raise self._engine.failure(error) from None
+        except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            # The package checks no reply's form: what a proxy puts in its place is met where it is read.
+            raise Damaged(f"{type(error).__name__} in a batch's shape") from None
 
-    def _answer(self, line: bytes, ask: Ask) -> tuple[str, Answer]:
+    def _answer(self, line: bytes, ask: Ask) -> tuple[str, Answer] | None:
+        """The ask's key and its answer; None for a line that names no ask, which is then asked again."""
         try:
             row = json.loads(line)
-            key = str(row["custom_id"])
+            key = without_surrogates(str(row["custom_id"]))
             response: Any = row.get("response") or {}
             body = response.get("body") or {}
             status = int(response.get("status_code") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise EngineError("a line of the batch's result is damaged", retry=True) from None
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            logger.warning("a line of a batch's result is damaged: what it answers is asked again")
+            return None
         if status != 200 or row.get("error"):
-            return key, Answer(error=_told(status, body, row.get("error")))
+            return key, _failed(status, body, row.get("error"))
         try:
             return key, read(self._dialect, ask, body)
         except EngineError as error:
-            return key, Answer(error=str(error), input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+            paid = Answer(input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+            return key, replace(paid, error=str(error), transient=error.retry)
 
 
-def _told(status: int, body: Mapping[str, Any], error: object) -> str:
+def _asked(batch: Batch) -> Ask:
+    """What the calls of a batch ask for, as far as reading their answers needs it."""
+    labels = json.loads((batch.metadata or {}).get(_LABELS, "null"))
+    return Write(Prompt("", ""), 0) if labels is None else Labels(Prompt("", ""), tuple(labels))
+
+
+def _failed(status: int, body: object, error: object) -> Answer:
     """Why a line has no answer. The service's own words are left out: the passages they may quote are not at hand."""
     if isinstance(error, Mapping):
-        return f"not answered ({clean(str(error.get('code') or 'no reason given'))})"
+        return Answer(error=f"not answered ({clean(str(error.get('code') or 'no reason given'))})", transient=True)
     told: Refusal = refusal(status, body, {})
-    return f"HTTP {status}" + (f" ({told.code})" if told.code else "")
+    return Answer(error=f"HTTP {status}" + (f" ({told.code})" if told.code else ""), transient=told.retry)
 
 
 def _state(batch: Batch) -> BatchState:
+    if not (isinstance(batch.status, str) and isinstance(batch.id, str) and batch.id.isascii()):
+        raise Damaged("a batch without an id or a status")
     counts = batch.request_counts
-    total, completed, failed = (counts.total, counts.completed, counts.failed) if counts else (0, 0, 0)
+    told = (counts.total, counts.completed, counts.failed) if counts else ()
+    total, completed, failed = (count if isinstance(count, int) else 0 for count in told or (0, 0, 0))
     message = ""
     if batch.status == "failed":
         rows = (batch.errors.data if batch.errors else None) or []

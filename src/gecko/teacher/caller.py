@@ -13,14 +13,15 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from gecko.errors import GeckoError
-from gecko.teacher.ask import Answer, Ask, Engine, EngineError
+from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Prompt, Write
 from gecko.teacher.budget import Budget
 from gecko.teacher.ledger import Call, Ledger, call_key
 from gecko.teacher.progress import Progress
+from gecko.teacher.protocol import Capabilities
 from gecko.teacher.traffic import Patience, Traffic
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ Result = TypeVar("Result")
 
 _GRACE_SECONDS = 10.0
 _LONG_WAIT_SECONDS = 20.0  # a wait from which on a user should know why nothing moves
+# What tells an endpoint that is out of order from asks that it cannot answer; room for a model that thinks first.
+_PLAIN = Write(Prompt("You are a careful assistant.", "Say hello."), max_tokens=512)
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ class Caller:
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._stopped: GeckoError | None = None
+        self._draining = False
+        self._asking_plainly = asyncio.Lock()
         self._wake: asyncio.TimerHandle | None = None
         self._runner = asyncio.Runner()
         self._scatter = random.Random(0)  # noqa: S311
@@ -88,6 +93,10 @@ class Caller:
         with contextlib.suppress(Exception):
             self._runner.run(self._engine.close())
         self._runner.close()
+
+    def able(self, capabilities: Capabilities) -> Capabilities:
+        """What of a model's capabilities can be had in this way of asking it: all of them."""
+        return capabilities
 
     def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Run one coroutine to its end on the caller's own event loop."""
@@ -132,8 +141,7 @@ class Caller:
         return await asyncio.shield(future)
 
     async def _map(self, work: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
-        spent = self._ledger.stats()
-        self.budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
+        self._count_spent()
         results: dict[int, Result] = {}
         numbered = iter(enumerate(items))
 
@@ -153,16 +161,23 @@ class Caller:
             await self._drain()
         return [results[index] for index in range(len(items))]
 
+    def _count_spent(self) -> None:
+        """Take over what all the calls in the ledger have cost."""
+        spent = self._ledger.stats()
+        self.budget.start_from(spent["usd"], int(spent["input_tokens"] + spent["output_tokens"]))
+
     async def _drain(self) -> None:
-        """Wait for the calls under way, which are paid for, and forget those that were not started."""
-        for job in self._waiting:
-            job.future.cancel()
-            self._under_way.pop(job.key, None)
+        """Wait for the calls under way, which are paid for; start none, and forget those that were not started."""
+        self._draining = True
         self._waiting.clear()
         if self._serving:
             await asyncio.wait(set(self._serving), timeout=_GRACE_SECONDS)
         for task in self._serving:
             task.cancel()
+        for future in self._under_way.values():
+            future.cancel()
+        self._under_way.clear()
+        self._draining = False
 
     def _open_at_once(self) -> int:
         """Rows that are worked on at the same time: enough for a next ask to be there whenever one is answered."""
@@ -182,7 +197,7 @@ class Caller:
         """Start calls while the endpoint and the caps allow it."""
         traffic = self._traffic
         loop = asyncio.get_running_loop()
-        while self._waiting and self._stopped is None and traffic.active < int(traffic.limit):
+        while self._waiting and not self._ending() and traffic.active < int(traffic.limit):
             pause = traffic.paused_until - time.monotonic()
             if pause > 0:
                 if self._wake is None:
@@ -197,6 +212,9 @@ class Caller:
             task = loop.create_task(self._serve(jobs, reserved))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
+
+    def _ending(self) -> bool:
+        return self._draining or self._stopped is not None
 
     def _woken(self) -> None:
         self._wake = None
@@ -220,27 +238,39 @@ class Caller:
     async def _serve(self, jobs: list[Job], reserved: list[tuple[float, float]]) -> None:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._patience.call_seconds):
-                answers = await self._engine.answer([job.ask for job in jobs])
-            if len(answers) != len(jobs):
-                raise EngineError(f"{len(answers)} answers to {len(jobs)} asks", retry=True)
-        except EngineError as error:
-            self._settle_failure(jobs, reserved, error, time.monotonic() - started)
-        except TimeoutError:
-            late = EngineError(f"no answer in {self._patience.call_seconds:g} s", retry=True, timeout=True)
-            self._settle_failure(jobs, reserved, late, time.monotonic() - started)
-        except asyncio.CancelledError:
-            for room in reserved:
-                self.budget.release(room)
-            raise
-        except Exception as error:  # an engine's own fault must end the run in a line, not hang it
-            self._stop(GeckoError(f"{self._engine.name} failed: {type(error).__name__}: {error}", "see the traceback"))
-            logger.debug("engine fault", exc_info=True)
-        else:
-            self._settle(jobs, reserved, answers, (time.monotonic() - started) / len(jobs))
+            try:
+                answers = await self._answered([job.ask for job in jobs])
+            except EngineError as error:
+                await self._settle_failure(jobs, reserved, error, time.monotonic() - started)
+            except asyncio.CancelledError:
+                for room in reserved:
+                    self.budget.release(room)
+                raise
+            else:
+                self._settle(jobs, reserved, answers, (time.monotonic() - started) / len(jobs))
+        except Exception as error:  # a fault, wherever it is, must end the run in a line, not hang it
+            self._stop(self._fault(error))
         finally:
             self._traffic.active -= 1
             self._pump()
+
+    async def _answered(self, asks: Sequence[Ask]) -> list[Answer]:
+        try:
+            async with asyncio.timeout(self._patience.call_seconds):
+                answers = await self._engine.answer(asks)
+        except TimeoutError:
+            seconds = self._patience.call_seconds
+            raise EngineError(f"no answer in {seconds:g} s", retry=True, timeout=True) from None
+        if len(answers) != len(asks):
+            raise EngineError(f"{len(answers)} answers to {len(asks)} asks", retry=True)
+        return answers
+
+    def _fault(self, error: Exception) -> GeckoError:
+        logger.debug("fault in a call", exc_info=error)
+        return GeckoError(
+            f"{self._engine.name} failed: {type(error).__name__}: {error}",
+            "what was answered is kept: run the same command again to go on",
+        )
 
     def _settle(
         self, jobs: list[Job], reserved: list[tuple[float, float]], answers: list[Answer], seconds: float
@@ -260,7 +290,7 @@ class Caller:
             self.progress.call(answer)
             self._finish(job, answer)
 
-    def _settle_failure(
+    async def _settle_failure(
         self, jobs: list[Job], reserved: list[tuple[float, float]], error: EngineError, seconds: float
     ) -> None:
         now, traffic = time.monotonic(), self._traffic
@@ -270,16 +300,19 @@ class Caller:
                 self._call(job, lost, self.budget.settle(job.ask, room, lost), seconds)
                 for job, room in zip(jobs, reserved, strict=True)
             )
-        if error.fatal:
+        if error.fatal and not (error.perhaps and (traffic.answered or await self._alive())):
             self._stop(GeckoError(str(error), "check the model's name, the key and the address; nothing is lost"))
             return
+        # Refused whatever it asked, or maybe for what it asked: that shows when others are answered.
+        everyone = (error.crowded or error.unreachable) and not error.timeout
+        again = error.retry or error.fatal
         if error.crowded:
             if (error.wait or 0.0) >= _LONG_WAIT_SECONDS and now >= traffic.paused_until:
                 self._tell(f"{self._engine.name} asks to wait {error.wait:.0f} s: {error}")
             traffic.crowd(now, error.wait or 0.0)
-        if error.crowded or error.unreachable:
+        if again:
             traffic.refuse(now)
-            if traffic.dead(now, self._patience):
+            if traffic.dead(now, self._patience) and (everyone or not await self._alive()):
                 self._stop(
                     GeckoError(
                         f"{self._engine.name} has refused {traffic.refusals} calls in a row: {error}",
@@ -288,16 +321,51 @@ class Caller:
                 )
                 return
         for job in jobs:
-            # An endpoint that refuses everyone says nothing of this ask; one that is too slow may.
-            job.attempts += 0 if (error.crowded or error.unreachable) and not error.timeout else 1
-            if not error.retry or job.attempts >= self._patience.attempts:
+            job.attempts += 0 if everyone else 1
+            if not again:
                 self._finish(job, lost)
-                continue
-            self._later(job, max(error.wait or 0.0, self._backoff(job)))
+            elif job.attempts >= self._patience.attempts:
+                await self._give_up(job, lost)
+            else:
+                self._later(job, max(error.wait or 0.0, self._backoff(job)))
+
+    async def _give_up(self, job: Job, lost: Answer) -> None:
+        """End an ask that failed too often: for this session, or for good where it did so in an earlier one too.
+
+        The endpoint may have been out of order; but what fails for a second session while others are answered is the
+        ask's own fault, and must not keep a run from ever ending.
+        """
+        name = f"given up {job.key}"
+        own = self._ledger.noted(name) is not None and (self._traffic.answered > 0 or await self._alive())
+        if not own:
+            self._ledger.note(name, lost.error)
+        self._finish(job, replace(lost, transient=not own))
+
+    async def _alive(self) -> bool:
+        """Whether the endpoint answers a plain question, asked once; then what it refuses is refused for what it is."""
+        before = self._traffic.answered
+        async with self._asking_plainly:
+            if self._ending() or self._traffic.answered > before:
+                return not self._ending()
+            room = self.budget.reserve(_PLAIN)
+            if room is None:
+                return False
+            started = time.monotonic()
+            try:
+                (answer,) = await self._answered([_PLAIN])
+            except EngineError as error:
+                self.budget.release(room)
+                return not (error.retry or error.fatal)
+            key = call_key("plain", self._engine.fingerprint, time.time())
+            job = Job(_PLAIN, key, asyncio.get_running_loop().create_future())
+            usd = self.budget.settle(_PLAIN, room, answer)
+            self._ledger.put_many([self._call(job, answer, usd, time.monotonic() - started)])
+            self._traffic.answer()
+            return True
 
     def _later(self, job: Job, seconds: float) -> None:
         def again() -> None:
-            if self._stopped is None and not job.future.done():
+            if not self._ending() and not job.future.done():
                 self._waiting.append(job)
                 self._pump()
 

@@ -276,9 +276,12 @@ class Ledger:
         """Undo the transaction that fails, and say what the user can do about it."""
         try:
             yield
-        except sqlite3.Error as error:
+        except BaseException as error:
+            # Also what is no database's error, such as a number or a text that SQLite does not take.
             if (db := getattr(self, "_db", None)) is not None and db.in_transaction:
                 db.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             # An OperationalError is the machine's (disk full, locked); any other error of the database is the file's.
             hint = "check the free space and the permissions, then run again: nothing is lost"
             if not isinstance(error, sqlite3.OperationalError):

@@ -126,6 +126,10 @@ class LLMTeacher:
     def prepare(self, passages: PassageStore) -> None:
         """Nothing: a language model needs no look at the corpus."""
 
+    def begin(self, what: str, total: int) -> None:
+        """Tell progress by a stage's whole number of rows."""
+        self.caller.progress.begin(what, total)
+
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write a task and a query for each seed (paper, section 3.2, step 1)."""
         self.probe()
@@ -153,7 +157,8 @@ class LLMTeacher:
         """
         if self._ready:
             return self.capabilities
-        self.capabilities = (None if again else self._recalled()) or self._found_out()
+        known = (None if again else self._recalled()) or self._found_out()
+        self.capabilities = self.caller.able(known)
         best = best_rung(self.capabilities)
         if self.rung == "auto":
             self.rung = best
@@ -212,7 +217,7 @@ class LLMTeacher:
             return self.rung, False
         known = self._recalled()
         if known is not None:
-            return best_rung(known), False
+            return best_rung(self.caller.able(known)), False
         return ("rc+listwise", True) if self._is_remote() else ("ql+rc", False)
 
     def thoughts(self) -> int | None:
@@ -290,7 +295,7 @@ class LLMTeacher:
         read, answers = await self._read(self.write_ask(seed), reading)
         raw, tokens = answers[-1].text, _tokens(answers)
         if isinstance(read, Unreadable):
-            return Generation("", "", None, read.reason, raw, *tokens)
+            return Generation("", "", None, read.reason, raw, *tokens, _transient(answers))
         if isinstance(read, Skipped):
             return Generation("", "", read.reason, "", raw, *tokens)
         task, query = read
@@ -389,7 +394,15 @@ class LLMTeacher:
         )
         if isinstance(read, Unreadable):
             nothing = (None,) * count
-            return Scores(nothing, nothing, "none", *_tokens(answers), error=read.reason, raw=_raw(answers))
+            return Scores(
+                nothing,
+                nothing,
+                "none",
+                *_tokens(answers),
+                _transient(answers),
+                error=read.reason,
+                raw=_raw(answers),
+            )
         grades, order = read
         shuffled = _shuffled(request)
         rc = dict(zip(shuffled, map(float, grades), strict=True))
@@ -404,6 +417,10 @@ def _raw(answers: Sequence[Answer]) -> str:
 
 def _tokens(answers: Sequence[Answer]) -> tuple[int, int]:
     return sum(answer.input_tokens for answer in answers), sum(answer.output_tokens for answer in answers)
+
+
+def _transient(answers: Sequence[Answer]) -> bool:
+    return any(answer.transient for answer in answers)
 
 
 def _shuffled(request: RankRequest) -> list[int]:
@@ -431,5 +448,11 @@ def _scores(
     if floored:
         notes.append(f"a label was missing and floored for {floored} of {scored} candidates")
     return Scores(
-        ql, rc, rung, *_tokens(answers), note="; ".join(notes), error=notes[0] if len(failed) == len(answers) else ""
+        ql,
+        rc,
+        rung,
+        *_tokens(answers),
+        _transient(answers),
+        note="; ".join(notes),
+        error=notes[0] if len(failed) == len(answers) else "",
     )

@@ -231,7 +231,7 @@ class OpenAIEngine:
             raise self.failure(error, texts) from None
         try:
             reply = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Damaged("not JSON", output_tokens=len(data) // 4) from None
         if not isinstance(reply, dict):
             raise Damaged("not a JSON object")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from gecko.corpus.decode import clean as without_surrogates
 from gecko.teacher.ask import EngineError
 
 _LONGEST = 200
@@ -30,6 +31,7 @@ _NO_MODEL = re.compile(
     r"|not a valid model|unknown model|invalid model"
 )
 _NO_KEY = re.compile(r"(?i)(invalid|incorrect|missing|no|expired)[ _](api[ _]?)?key|api key not valid|unauthori[sz]ed")
+_TOO_LARGE = re.compile(r"(?i)request too large|must be reduced")  # one call above a minute's limit: waiting is in vain
 _JUDGED = re.compile(r"(?i)moderation|flagged|content[ _](filter|policy|management)|safety")
 
 
@@ -63,7 +65,7 @@ def clean(text: str, key: str = "", passages: Sequence[str] = ()) -> str:
 
     A message that quotes a passage is dropped whole: what is left of it would say little.
     """
-    line = " ".join(text.split())
+    line = " ".join(without_surrogates(text).split())
     if len(key) > 4:
         line = line.replace(key, "[key]")
     for pattern in _KEYS:
@@ -113,6 +115,8 @@ def refusal(
 def _flags(status: int, kind: str, headers: Mapping[str, str]) -> dict[str, Any]:
     if status == 402 or (status == 429 and _NO_MONEY.search(kind)):
         return {"fatal": True}
+    if status == 429 and _TOO_LARGE.search(kind):
+        return {}
     if status in (429, 503, 529):
         return {"retry": True, "crowded": True, "wait": wait_seconds(headers)}
     if status == 408:
@@ -120,7 +124,8 @@ def _flags(status: int, kind: str, headers: Mapping[str, str]) -> dict[str, Any]
     if status == 403 and _JUDGED.search(kind):
         return {}
     if status in (401, 403, 404, 405):
-        return {"fatal": True}
+        # A proxy's filter says 403, and 404 where it has lost the server for a moment.
+        return {"fatal": True, "perhaps": status in (403, 404) and not (_NO_MODEL.search(kind) or _NO_KEY.search(kind))}
     if status in (400, 422):
         return {"fatal": bool(_NO_MODEL.search(kind) or _NO_KEY.search(kind))}
     return {"retry": status in (409, 425) or (status >= 500 and status != 501), "wait": wait_seconds(headers)}

@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from gecko.teacher.ask import Answer, Ask, Likelihood, Write
+from gecko.corpus.decode import clean
+from gecko.teacher.ask import Answer, Ask, EngineError, Likelihood, Write
 from gecko.teacher.openai_errors import Damaged
-from gecko.teacher.openai_tokens import Scored, match_labels, sum_by_label, tail, values
+from gecko.teacher.openai_tokens import Scored, Unspelled, match_labels, sum_by_label, tail, values
 from gecko.teacher.openai_wire import Dialect, estimate
+
+_MOST_TOKENS = 10**9
 
 
 def read(dialect: Dialect, ask: Ask, reply: Mapping[str, Any], *, continuation_tokens: int | None = None) -> Answer:
@@ -24,6 +27,8 @@ def read(dialect: Dialect, ask: Ask, reply: Mapping[str, Any], *, continuation_t
     Raises:
         EngineError: The reply is damaged, or its tokens do not spell the continuation (:class:`Unspelled`).
     """
+    if not isinstance(reply, Mapping):
+        raise Damaged("not a JSON object", input_tokens=prompt_estimate(ask))
     used = _usage(ask, reply)
     try:
         if isinstance(ask, Write):
@@ -40,9 +45,9 @@ def read(dialect: Dialect, ask: Ask, reply: Mapping[str, Any], *, continuation_t
             return Answer(labels=found, **used)
         labels, floored = match_labels(top_tokens(reply), ask.labels)
         return Answer(labels=labels, floored=floored, **used)
-    except Damaged as damaged:
+    except (Damaged, Unspelled) as damaged:
         _paid(damaged, used, reply)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         _paid(Damaged(f"{type(error).__name__} in its shape"), used, reply)
 
 
@@ -99,14 +104,14 @@ def _written(reply: Mapping[str, Any]) -> tuple[str, str]:
     choice = reply["choices"][0]
     finish = str(choice.get("finish_reason") or "")
     if "message" not in choice:
-        return str(choice["text"]), finish
+        return clean(str(choice["text"])), finish
     message = choice["message"]
     content = message["content"]
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = "".join(part.get("text") or "" for part in content)
     if not content and message.get("refusal"):
         return "", "content_filter"
-    return str(content or ""), finish
+    return clean(str(content or "")), finish
 
 
 def _usage(ask: Ask, reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,13 +122,19 @@ def _usage(ask: Ask, reply: Mapping[str, Any]) -> dict[str, Any]:
         usage = {}
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    cached = cached or usage.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
-    inputs, outputs = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    used: dict[str, Any] = {"input_tokens": inputs if isinstance(inputs, int) else prompt_estimate(ask)}
-    used["cached_tokens"] = min(cached, used["input_tokens"]) if isinstance(cached, int) else 0
-    if isinstance(outputs, int):
-        used["output_tokens"] = outputs
-    return used
+    cached = _counted(cached or usage.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"))
+    inputs, outputs = _counted(usage.get("prompt_tokens")), _counted(usage.get("completion_tokens"))
+    total = _counted(usage.get("total_tokens"))
+    if inputs is not None and total is not None and total > inputs:
+        outputs = max(outputs or 0, total - inputs)  # some count a model's thoughts in the total only
+    inputs = prompt_estimate(ask) if inputs is None else inputs
+    used = {"input_tokens": inputs, "cached_tokens": min(cached or 0, inputs)}
+    return used if outputs is None else {**used, "output_tokens": outputs}
+
+
+def _counted(number: object) -> int | None:
+    """A number of tokens as a server gave it, or None where it can be none."""
+    return number if type(number) is int and 0 <= number < _MOST_TOKENS else None
 
 
 def prompt_estimate(ask: Ask) -> int:
@@ -132,7 +143,7 @@ def prompt_estimate(ask: Ask) -> int:
     return estimate(text + ask.continuation if isinstance(ask, Likelihood) else text)
 
 
-def _paid(damaged: Damaged, used: Mapping[str, int], reply: Mapping[str, Any]) -> NoReturn:
+def _paid(damaged: EngineError, used: Mapping[str, int], reply: Mapping[str, Any]) -> NoReturn:
     """Raise the error with the tokens that were paid for all the same."""
     if "error" in reply and not reply.get("choices"):
         raise damaged from None

@@ -45,10 +45,11 @@ class Progress:
         seconds = now - self._started
         speed = self._rows / seconds
         spend = f"${budget.usd:.4f}" if budget.price_known else "price not known"
-        left = max(self._total - self._rows, 0) / speed
+        of = f" of {self._total:,}" if self._total else ""
+        left = f", {_duration(max(self._total - self._rows, 0) / speed)} left" if self._total else ""
         self._tell(
-            f"{self._what}: {self._rows:,} of {self._total:,} rows, {speed:.1f} rows/s, "
-            f"{self._tokens / seconds:,.0f} tokens/s, {spend}, {_duration(left)} left"
+            f"{self._what}: {self._rows:,}{of} rows, {speed:.1f} rows/s, "
+            f"{self._tokens / seconds:,.0f} tokens/s, {spend}{left}"
         )
 
 

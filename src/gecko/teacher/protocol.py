@@ -49,6 +49,7 @@ class Generation:
         skip: The teacher's reason where it wrote no query.
         error: Why there is no usable query although the teacher wrote, or should have written, one.
         raw: The reply as it came.
+        transient: Of an error: whether another session may well do better, as after an outage.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Generation:
     raw: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Scores:
         ql: Query likelihood, or what stands for it on this rung.
         rc: Relevance, on the scale 0 to 3.
         rung: Which capability produced them.
+        transient: Whether calls failed that another session may well get answers to, as after an outage.
         note: What a reader of the run should know of them, such as why there are none.
         error: Why the query could not be ranked at all; such a query is set aside.
         raw: The reply that could not be read, where that is why.
@@ -78,6 +81,7 @@ class Scores:
     rung: str
     input_tokens: int = 0
     output_tokens: int = 0
+    transient: bool = False
     note: str = ""
     error: str = ""
     raw: str = ""
@@ -177,6 +181,10 @@ class AsksMany(Protocol):
     """
 
     rows_at_once: int
+
+    def begin(self, what: str, total: int) -> None:
+        """Hear what is asked for next, and of how many rows in all, so that progress can be told."""
+        ...
 
     def rank_many(self, requests: Sequence[RankRequest]) -> list[Scores]:
         """Score the candidates of several queries."""

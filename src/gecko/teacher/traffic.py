@@ -57,7 +57,7 @@ class Traffic:
         self.paused_until = max(self.paused_until, now + wait)
 
     def refuse(self, now: float) -> None:
-        """A call was refused, whatever it asked."""
+        """A call failed as calls do when the endpoint is out of order."""
         self.refusals += 1
         if self.refused_since is None:
             self.refused_since = now
