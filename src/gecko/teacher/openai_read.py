@@ -102,7 +102,7 @@ def _by_id(dialect: Dialect, reply: Mapping[str, Any]) -> dict[int, float]:
 
 def _written(reply: Mapping[str, Any]) -> tuple[str, str]:
     choice = reply["choices"][0]
-    finish = str(choice.get("finish_reason") or "")
+    finish = clean(str(choice.get("finish_reason") or ""))
     if "message" not in choice:
         return clean(str(choice["text"])), finish
     message = choice["message"]
