@@ -57,7 +57,9 @@ class Damaged(EngineError):
     """A reply that says nothing usable; the same call may be answered well."""
 
     def __init__(self, what: str, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
-        super().__init__(f"damaged reply: {clean(what)}", retry=True, input_tokens=input_tokens, output_tokens=output_tokens)
+        super().__init__(
+            f"damaged reply: {clean(what)}", retry=True, input_tokens=input_tokens, output_tokens=output_tokens
+        )
 
 
 def clean(text: str, key: str = "", passages: Sequence[str] = ()) -> str:
