@@ -162,7 +162,7 @@ def test_any_reply_over_http(tmp_path: Path, dialect: str, kinds: tuple[str, ...
             return healthy(method, path, body)
 
         endpoint.answer = strange  # type: ignore[method-assign]
-        wanted = asks(kinds, 40)
+        wanted = asks(kinds, 24)
         with seconds(120):
             for start in range(0, len(wanted), 12):  # a refused key ends a run: the next asks get another one
                 with closing(opened()) as caller:
