@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gecko.corpus.files import FileState, file_state
 from gecko.corpus.read import source_state
 from gecko.embedder.embedder import resolve_model
 from gecko.errors import GeckoError, UsageError
+from gecko.evaluate.beir import beir_files
 from gecko.mixture.load import check_sources
 from gecko.recipe import Recipe
 from gecko.shards import MARKS, is_run
 
-State = list[tuple[str, int, int, int]]
+State = list[FileState]
 
 # What a run writes into its folder.
 _FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
@@ -77,20 +79,17 @@ def check_recipe(recipe: Recipe) -> None:
     _check_trackers(train.report_to)
     if not evaluation.beir:
         return
-    if evaluation.base is not None:
-        _model("evaluation.base", evaluation.base)
+    _model("evaluation.base", recipe.base)
     if width and evaluation.dims and max(evaluation.dims) > width:
         raise UsageError(
             f"evaluation.dims {list(evaluation.dims)}: the width of {train.student} is {width}",
             f"for example [{width}]",
         )
     for folder in map(Path, evaluation.beir):
-        own = f"queries_{evaluation.split}.jsonl"
-        queries = own if evaluation.split != "test" and (folder / own).is_file() else "queries.jsonl"
-        for name in ("corpus.jsonl", queries, f"qrels/{evaluation.split}.tsv"):
-            if not (folder / name).is_file():
+        for path in beir_files(folder, evaluation.split):
+            if not path.is_file():
                 raise GeckoError(
-                    f"{folder} is not a BEIR folder: it has no {name}",
+                    f"{folder} is not a BEIR folder: it has no {path.relative_to(folder).as_posix()}",
                     "it should hold corpus.jsonl, queries.jsonl and qrels/<evaluation.split>.tsv",
                 )
 
@@ -109,10 +108,10 @@ def beir_state(folders: Sequence[str]) -> list[State]:
 
 def _state(folder: Path, paths: Any) -> State:  # noqa: ANN401
     """Each file's name, size and times of change (ns): cheap, and changed whenever a file is."""
-    files = [(path.relative_to(folder), path.stat()) for path in sorted(paths) if path.is_file()]
+    files = [(path.relative_to(folder), path) for path in sorted(paths) if path.is_file()]
     return [
-        (name.as_posix(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        for name, facts in files
+        file_state(path, name.as_posix())
+        for name, path in files
         if not any(part.startswith(".") for part in name.parts)
     ]
 

@@ -102,6 +102,11 @@ class Recipe(Section):
     gate: GateOptions = GateOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
 
+    @property
+    def base(self) -> str:
+        """The model that the evaluation calls before."""
+        return self.evaluation.base or self.train.student
+
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and lay command-line settings over it.

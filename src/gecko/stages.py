@@ -306,11 +306,10 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
     if options.beir:
-        before = options.base or context.recipe.train.student
-        same_as_miner = before == context.recipe.fret.miner
+        same_as_miner = context.recipe.base == context.recipe.fret.miner
         same_student = context.recipe.train.student == context.recipe.fret.miner
         kept_base = same_student and context.facts("gate").get("chosen") == "base"
-        tuned, base = Embedder(str(context.model_path())), Embedder(before)
+        tuned, base = Embedder(str(context.model_path())), Embedder(context.recipe.base)
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,
             context.knowing_corpus(base) if same_as_miner else base,
@@ -380,7 +379,7 @@ STAGES: tuple[Stage, ...] = (
             lambda c: [
                 c.recipe.evaluation.model_dump(),
                 beir_state(c.recipe.evaluation.beir),
-                model_state(c.recipe.evaluation.base or c.recipe.train.student),
+                model_state(c.recipe.base),
                 1,
             ],
         ),

@@ -14,6 +14,9 @@ from gecko.errors import GeckoError, UsageError
 STDLIB = "stdlib:"
 HUB = "hf://"
 
+# A file's name, size and two times of change (ns).
+FileState = tuple[str, int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -40,6 +43,15 @@ def list_files(sources: Sequence[str]) -> list[list[SourceFile]]:
     if not any(listing) and not any(map(_is_remote, sources)):
         raise GeckoError(f"the corpus is empty: no file in {', '.join(sources)}", "name a folder that holds text")
     return _tell_apart(listing)
+
+
+def file_state(path: Path, name: str) -> FileState:
+    """What tells whether a file was changed; of a link that leads nowhere, the link's own state.
+
+    The second time is that of the inode, which a tool that restores the first cannot set back.
+    """
+    facts = path.stat() if path.exists() else path.lstat()
+    return name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def printable(path: str | Path) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gecko.corpus.decode import clean, decode
-from gecko.corpus.files import HUB, STDLIB, SourceFile, list_files, printable
+from gecko.corpus.files import HUB, STDLIB, FileState, SourceFile, file_state, list_files, printable
 from gecko.corpus.html import html_to_markdown
 from gecko.corpus.rows import read_csv, read_hub, read_jsonl, read_parquet
 from gecko.corpus.stdlib import read_stdlib
@@ -43,20 +43,15 @@ def read_sources(sources: Sequence[str]) -> Iterator[Document | Quarantined]:
     return _read_all(sources, list_files(sources))
 
 
-def source_state(sources: Sequence[str]) -> list[tuple[str, int, int, int]]:
-    """What tells whether sources changed since a stage read them: each file's name, size and times of change (ns).
-
-    The second time is that of the inode, which a tool that restores the first cannot set back.
-    """
-    state: list[tuple[str, int, int, int]] = []
+def source_state(sources: Sequence[str]) -> list[FileState]:
+    """What tells whether sources changed since a stage read them: the state of each file."""
+    state: list[FileState] = []
     for source, files in zip(sources, list_files(sources), strict=True):
         if source == STDLIB:
             state.append((f"{STDLIB}{sys.version}", 0, 0, 0))
         elif source.startswith(HUB):
             state.append((source, 0, 0, 0))
-        for file in files:
-            facts = file.path.stat() if file.path.exists() else file.path.lstat()
-            state.append((str(file.path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
+        state += [file_state(file.path, str(file.path)) for file in files]
     return state
 
 

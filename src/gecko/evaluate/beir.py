@@ -48,12 +48,10 @@ def load_beir(folder: Path, split: str = "test") -> BeirSet:
     folder = Path(folder)
     if not folder.is_dir():
         raise GeckoError(f"{folder}: no such folder", LAYOUT)
-    doc_ids, titles, texts = _read_corpus(folder / "corpus.jsonl")
-    queries_file = folder / f"queries_{split}.jsonl"
-    if split == "test" or not queries_file.exists():
-        queries_file = folder / "queries.jsonl"
+    corpus_file, queries_file, qrels_file = beir_files(folder, split)
+    doc_ids, titles, texts = _read_corpus(corpus_file)
     questions = {_identifier(row, where): _text(row, "text", where) for row, where in _json_lines(queries_file)}
-    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv", questions, set(doc_ids))
+    qrels = _read_qrels(qrels_file, questions, set(doc_ids))
     if not qrels:
         raise GeckoError(
             f"{folder}: no judgement of split {split!r} names a known query and document",
@@ -69,6 +67,13 @@ def load_beir(folder: Path, split: str = "test") -> BeirSet:
         queries=queries,
         qrels={query_id: qrels[query_id] for query_id in queries},
     )
+
+
+def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
+    """Where a split's documents, queries and judgements lie in a BEIR folder; they need not be there."""
+    own = folder / f"queries_{split}.jsonl"
+    queries = own if split != "test" and own.is_file() else folder / "queries.jsonl"
+    return folder / "corpus.jsonl", queries, folder / "qrels" / f"{split}.tsv"
 
 
 def _read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:

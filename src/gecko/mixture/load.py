@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from gecko.corpus.files import HUB
-from gecko.errors import GeckoError
+from gecko.corpus.files import HUB, FileState, file_state
 from gecko.mixture.format import TextFormat
 from gecko.mixture.options import Kind, MixtureOptions, SourceOptions
 from gecko.mixture.sources.labels import labelled
 from gecko.mixture.sources.make import Draft, RowMaker
 from gecko.mixture.sources.pairs import bitext, nli, pair_classification, pairs, sts, triples
-from gecko.mixture.sources.read import Item, check_columns, read_items, source_files
+from gecko.mixture.sources.read import Item, check_columns, read_items, source_files, trouble
 from gecko.mixture.sources.retrieval import Miner, retrieval, retrieval_files
 from gecko.records import Quarantined, UnifiedRow
 
@@ -118,26 +116,19 @@ def check_sources(options: MixtureOptions) -> None:
         if source.kind != "retrieval":
             check_columns(source)
         elif missing := next((path for path in retrieval_files(source) if not path.is_file()), None):
-            raise GeckoError(
-                f"mixture source {source.name}: there is no {missing}",
-                "retrieval reads a BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv",
-            )
+            hint = "retrieval reads a BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv"
+            raise trouble(source, f"there is no {missing}", hint)
 
 
-def mixture_state(options: MixtureOptions) -> list[tuple[str, int, int, int]]:
-    """What tells whether sources changed: each file's name, size and times of change (ns); of the Hub, its name."""
-    state: list[tuple[str, int, int, int]] = []
+def mixture_state(options: MixtureOptions) -> list[FileState]:
+    """What tells whether sources changed: the state of each file; of a data set on the Hub, its name."""
+    state: list[FileState] = []
     for source in options.sources:
         if source.path.startswith(HUB):
             state.append((source.path, 0, 0, 0))
-        for path in retrieval_files(source) if source.kind == "retrieval" else source_files(source):
-            state.append(_file_state(path))
+        files = retrieval_files(source) if source.kind == "retrieval" else source_files(source)
+        state += [file_state(path, str(path)) for path in files]
     return state
-
-
-def _file_state(path: Path) -> tuple[str, int, int, int]:
-    facts = path.stat()
-    return str(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _why_none(read: int, quarantined: list[Quarantined], unused: dict[str, int]) -> tuple[str, str]:

@@ -116,15 +116,12 @@ def _written(reply: Mapping[str, Any]) -> tuple[str, str]:
 
 def _usage(ask: Ask, reply: Mapping[str, Any]) -> dict[str, Any]:
     """Tokens used as the server counted them; the prompt's are estimated where it did not."""
-    meta = reply.get("meta_info")
-    usage: Any = (meta if isinstance(meta, Mapping) else reply.get("usage")) or {}
-    if not isinstance(usage, Mapping):
-        usage = {}
+    usage = usage_of(reply)
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    cached = _counted(cached or usage.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"))
-    inputs, outputs = _counted(usage.get("prompt_tokens")), _counted(usage.get("completion_tokens"))
-    total = _counted(usage.get("total_tokens"))
+    cached = counted(cached or usage.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"))
+    inputs, outputs = counted(usage.get("prompt_tokens")), counted(usage.get("completion_tokens"))
+    total = counted(usage.get("total_tokens"))
     if inputs is not None and total is not None and total > inputs:
         outputs = max(outputs or 0, total - inputs)  # some count a model's thoughts in the total only
     inputs = prompt_estimate(ask) if inputs is None else inputs
@@ -132,7 +129,14 @@ def _usage(ask: Ask, reply: Mapping[str, Any]) -> dict[str, Any]:
     return used if outputs is None else {**used, "output_tokens": outputs}
 
 
-def _counted(number: object) -> int | None:
+def usage_of(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a server counts a call's tokens; empty where it does not."""
+    meta = reply.get("meta_info")
+    usage = meta if isinstance(meta, Mapping) else reply.get("usage")
+    return usage if isinstance(usage, Mapping) else {}
+
+
+def counted(number: object) -> int | None:
     """A number of tokens as a server gave it, or None where it can be none."""
     return number if type(number) is int and 0 <= number < _MOST_TOKENS else None
 

@@ -12,6 +12,7 @@ from typing import Any
 from gecko.teacher.ask import Prompt, Write
 from gecko.teacher.objects import without_thoughts
 from gecko.teacher.openai_errors import Refusal
+from gecko.teacher.openai_read import counted, usage_of
 from gecko.teacher.openai_wire import estimate
 
 # Something to think about for a model that thinks, and answered in a line by one that does not.
@@ -42,9 +43,8 @@ def is_cut(error: Refusal) -> bool:
 
 def tokens_used(reply: Mapping[str, Any]) -> tuple[int, int]:
     """Prompt and generated tokens by a server's own count, thoughts among the generated; 0 where it does not count."""
-    meta = reply.get("meta_info")
-    usage = _mapping(meta if isinstance(meta, Mapping) else reply.get("usage"))
-    inputs, outputs, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    usage = usage_of(reply)
+    inputs, outputs, total = (counted(usage.get(f"{name}_tokens")) or 0 for name in ("prompt", "completion", "total"))
     return inputs, max(outputs, total - inputs)  # Gemini counts thoughts in the total only
 
 
@@ -61,10 +61,10 @@ def thought_tokens(reply: Mapping[str, Any], ask: Write) -> int:
     text = message.get("content") or ""
     shown = message.get("reasoning_content") or message.get("reasoning") or ""
     found = [
-        _count(_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+        counted(_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")) or 0,
         estimate(shown) if isinstance(shown, str) else 0,
         estimate(text) - estimate(without_thoughts(text)) if isinstance(text, str) else 0,
-        tokens_used(reply)[1] - _count(usage.get("completion_tokens")) if "completion_tokens" in usage else 0,
+        tokens_used(reply)[1] - (counted(usage.get("completion_tokens")) or 0) if "completion_tokens" in usage else 0,
         ask.max_tokens if message and not text and choice.get("finish_reason") == "length" else 0,
     ]
     return max(found) if max(found) > _FEW else 0
@@ -72,7 +72,3 @@ def thought_tokens(reply: Mapping[str, Any], ask: Write) -> int:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else 0

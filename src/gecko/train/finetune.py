@@ -230,14 +230,15 @@ def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions, prompts: Mapping
 
     plain = options.text_format == "plain"
     asks, tells = (prompts["query"], prompts["document"]) if plain else ("", "")
+    before = [asks if row.symmetric else tells for row in rows]  # before the other side's texts
     columns: dict[str, list[Any]] = {
         "query": [asks + render_query(row.task, row.query, options.text_format) for row in rows],
-        "positive": [(asks if row.symmetric else tells) + row.positive for row in rows],
+        "positive": [prompt + row.positive for prompt, row in zip(before, rows, strict=True)],
     }
     for slot in range(options.negatives):
         columns[f"negative_{slot + 1}"] = [
-            (asks if row.symmetric else tells) + row.negatives[slot] if slot < len(row.negatives) else ""
-            for row in rows
+            prompt + row.negatives[slot] if slot < len(row.negatives) else ""
+            for prompt, row in zip(before, rows, strict=True)
         ]
     columns["label"] = [min(len(row.negatives), options.negatives) for row in rows]
     return Dataset.from_dict(columns)

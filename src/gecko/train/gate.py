@@ -123,7 +123,6 @@ def choose(
     Raises:
         GeckoError: The base's vectors are not numbers.
     """
-    allowance = options.max_probe_loss
     alphas = options.alphas or (OFFLINE_ALPHAS if offline else ALPHAS)
     probe_queries = 0 if probe is None else len(probe.queries)
     if not dev.queries:
@@ -136,7 +135,7 @@ def choose(
     trials = [_baseline(base_dev, base_probe)]
     best = trials[0]
     for alpha in sorted(alphas, reverse=True):
-        trial = _try(alpha, blend(alpha), dev, probe, sizes, base_dev, base_probe, options.min_gain, allowance)
+        trial = _try(alpha, blend(alpha), dev, probe, sizes, base_dev, base_probe, options)
         trials.insert(1, trial)
         if trial.allowed and trial.dev >= best.dev:
             best = trial
@@ -146,7 +145,7 @@ def choose(
     return GateVerdict(
         chosen,
         best.alpha,
-        _reason(best, trials, options.min_gain, allowance),
+        _reason(best, trials, options),
         tuple(trials),
         len(dev.queries),
         probe_queries,
@@ -226,8 +225,7 @@ def _try(
     sizes: Sequence[int],
     base_dev: np.ndarray,
     base_probe: np.ndarray | None,
-    min_gain: float,
-    allowance: float,
+    options: GateOptions,
 ) -> Trial:
     found = _score(embedder, dev, sizes)
     scores = np.nan_to_num(found)
@@ -238,8 +236,9 @@ def _try(
     if probe is not None and base_probe is not None:
         probe_mean = float(np.nan_to_num(_score(embedder, probe, sizes[:1])).mean())
         probe_gain = probe_mean - float(base_probe.mean())
-    keeps = probe_gain is None or probe_gain >= -allowance
-    allowed = bool(interval[0] > 0 and gain >= min_gain and min(narrow, default=0.0) >= 0 and keeps and not reason)
+    keeps = probe_gain is None or probe_gain >= -options.max_probe_loss
+    holds = gain >= options.min_gain and min(narrow, default=0.0) >= 0
+    allowed = bool(interval[0] > 0 and holds and keeps and not reason)
     return Trial(
         alpha,
         float(scores[0].mean()),
@@ -267,7 +266,7 @@ def _score(embedder: Embedder | KnownPassages, dev: DevSet, sizes: Sequence[int]
     return np.stack(scores)
 
 
-def _reason(best: Trial, trials: Sequence[Trial], min_gain: float, allowance: float) -> str:
+def _reason(best: Trial, trials: Sequence[Trial], options: GateOptions) -> str:
     if best.alpha > 0:
         return f"best on held-out queries ({best.dev_gain:+.3f} nDCG@10) among the blends that keep the probe"
     if len(trials) > 1 and all(trial.reason for trial in trials[1:]):
@@ -275,8 +274,9 @@ def _reason(best: Trial, trials: Sequence[Trial], min_gain: float, allowance: fl
     gained = [trial for trial in trials if trial.dev_ci95[0] > 0]
     if not gained:
         return "no blend gained on the held-out queries with a 95 % interval above zero"
-    if all(trial.dev_gain < min_gain for trial in gained):
-        return f"no blend gained {min_gain:g} nDCG@10 on the held-out queries"
+    if all(trial.dev_gain < options.min_gain for trial in gained):
+        return f"no blend gained {options.min_gain:g} nDCG@10 on the held-out queries"
     if all(min(trial.narrow_gains.values(), default=0.0) < 0 for trial in gained):
         return "every blend that gained on the held-out queries lost there when its vectors are cut to a smaller size"
-    return f"every blend that gained on the held-out queries lost more than {allowance:g} on the probe, or when cut"
+    most = options.max_probe_loss
+    return f"every blend that gained on the held-out queries lost more than {most:g} on the probe, or when cut"

@@ -12,7 +12,7 @@ import numpy as np
 from gecko.errors import GeckoError
 from gecko.mixture.format import TextFormat, render_passage, render_query
 from gecko.mixture.options import SourceOptions
-from gecko.mixture.sources.read import SHOWN, Item
+from gecko.mixture.sources.read import SHOWN, Item, trouble
 from gecko.records import Quarantined, UnifiedRow, content_id
 
 Titled = tuple[str, str]  # title, which may be empty, and text
@@ -136,7 +136,7 @@ class RowMaker:
 
     def trouble(self, message: str, hint: str) -> GeckoError:
         """Name the source in an error."""
-        return GeckoError(f"mixture source {self.options.name}: {message}", hint)
+        return trouble(self.options, message, hint)
 
     def _other_side(self, task: str, title: str, text: str) -> str:
         if self.options.both_sides_alike:

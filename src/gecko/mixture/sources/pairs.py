@@ -74,13 +74,10 @@ def nli(items: Iterable[Item], maker: RowMaker) -> Iterator[Draft]:
         elif meaning in {"neutral", "not_entailment"}:
             maker.account.unused[meaning] += 1
         else:
-            reason = "no gold label" if label in _UNLABELLED else f"label {label!r} is none of an NLI set"
-            maker.account.set_aside(item.where, reason, f"{premise}\n{hypothesis}")
+            _set_aside(item, label, "none of an NLI set", f"{premise}\n{hypothesis}", maker)
     if not entailed:
         raise maker.trouble("no pair is an entailment", "labels are entailment, neutral, contradiction, or 0, 1, 2")
-    for premise, hypothesis in entailed:
-        yield from unlike.take(maker.keep(maker.draft(premise, hypothesis, unlike.of(premise))))
-    unlike.close()
+    yield from _one_way(entailed, unlike)
 
 
 def sts(items: Iterable[Item], maker: RowMaker) -> Iterator[Draft]:
@@ -129,13 +126,10 @@ def pair_classification(items: Iterable[Item], maker: RowMaker) -> Iterator[Draf
         elif label in _NO:
             unlike.add(one, other)
         else:
-            reason = "no gold label" if label in _UNLABELLED else f"label {label!r} is neither 1 nor 0"
-            maker.account.set_aside(item.where, reason, f"{one}\n{other}")
+            _set_aside(item, label, "neither 1 nor 0", f"{one}\n{other}", maker)
     if not alike:
         raise maker.trouble("no pair has label 1", "is the right column named as label?")
-    for one, other in alike:
-        yield from unlike.take(maker.keep(maker.draft(one, other, unlike.of(one))))
-    unlike.close()
+    yield from _one_way(alike, unlike)
 
 
 def bitext(items: Iterable[Item], maker: RowMaker) -> Iterator[Draft]:
@@ -158,6 +152,20 @@ def triples(items: Iterable[Item], maker: RowMaker) -> Iterator[Draft]:
         known = set(item.values["positive"])
         negatives = [text for text in negatives if text not in known]
         yield from maker.keep(*(maker.draft(query, text, negatives) for text in item.values["positive"]))
+
+
+def _set_aside(item: Item, label: str, wrong: str, texts: str, maker: RowMaker) -> None:
+    """Quarantine a pair whose label says neither that its texts belong together nor that they do not."""
+    reason = "no gold label" if label in _UNLABELLED else f"label {label!r} is {wrong}"
+    maker.account.set_aside(item.where, reason, texts)
+
+
+def _one_way(alike: Iterable[tuple[str, str]], unlike: _Unlike) -> Iterator[Draft]:
+    """Draft a row of each pair in the order it has, and account for the unlike pairs."""
+    maker = unlike.maker
+    for one, other in alike:
+        yield from unlike.take(maker.keep(maker.draft(one, other, unlike.of(one))))
+    unlike.close()
 
 
 def _both_ways(one: str, other: str, maker: RowMaker, unlike: _Unlike | None = None) -> list[Draft]:

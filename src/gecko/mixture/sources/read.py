@@ -76,16 +76,16 @@ def source_files(options: SourceOptions) -> list[Path]:
     place = Path(options.path)
     if place.is_file():
         if place.suffix.lower() not in SUFFIXES:
-            raise _trouble(options, f"{place} is not a kind of file that is read", f"readable are {' '.join(SUFFIXES)}")
+            raise trouble(options, f"{place} is not a kind of file that is read", f"readable are {' '.join(SUFFIXES)}")
         return [place]
     if not place.is_dir():
-        raise _trouble(options, f"no file or folder at {place}", "a data set on the Hub is hf://OWNER/NAME")
+        raise trouble(options, f"no file or folder at {place}", "a data set on the Hub is hf://OWNER/NAME")
     for suffix in SUFFIXES:
         for pattern in (f"{options.split}{suffix}", f"{options.split}-*{suffix}", f"data/{options.split}-*{suffix}"):
             if files := sorted(place.glob(pattern)):
                 return files
     there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none"
-    raise _trouble(
+    raise trouble(
         options, f"{place} has no file of split {options.split!r} ({there})", "name the file, or another split"
     )
 
@@ -106,7 +106,7 @@ def _records(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
                 yield from _delimited(path, "\t" if suffix == ".tsv" else ",")
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-            raise _trouble(options, f"cannot read {path}: {reason}", "is it whole, and UTF-8 text?") from error
+            raise trouble(options, f"cannot read {path}: {reason}", "is it whole, and UTF-8 text?") from error
 
 
 def json_records(path: Path) -> Iterator[dict[str, Any] | str]:
@@ -185,7 +185,7 @@ def _hub(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
             yield to_name(record) if to_name else record
     except Exception as error:  # datasets, huggingface_hub, fsspec and the HTTP client each raise their own
         reason = str(error).split("\n")[0]
-        raise _trouble(
+        raise trouble(
             options, f"cannot load {options.path}: {reason}", "is it a public data set, and is the Hub reachable?"
         ) from error
 
@@ -213,7 +213,7 @@ def _columns_of(options: SourceOptions, record: dict[str, Any]) -> dict[str, str
         if column is not None:
             found[role] = column
         elif named or role not in OPTIONAL_ROLES:
-            raise _trouble(
+            raise trouble(
                 options,
                 f"no column {' or '.join(map(repr, candidates))} for {role}; there are {', '.join(map(str, record))}",
                 f"name it: columns: {{{role}: COLUMN}}",
@@ -267,5 +267,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 _WANTED = {"label": "no label", "score": "not a number"}
 
 
-def _trouble(options: SourceOptions, message: str, hint: str) -> GeckoError:
+def trouble(options: SourceOptions, message: str, hint: str) -> GeckoError:
+    """An error that names the source."""
     return GeckoError(f"mixture source {options.name}: {message}", hint)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
-from gecko.evaluate.beir import BeirSet, load_beir
+from gecko.evaluate.beir import BeirSet, beir_files, load_beir
 from gecko.evaluate.retrieval import top_k
 from gecko.mixture.options import SourceOptions
 from gecko.mixture.sources.make import Draft, RowMaker, Titled
@@ -43,10 +43,7 @@ class _Judged:
 
 def retrieval_files(options: SourceOptions) -> list[Path]:
     """List the files that a BEIR folder's split is read from; they need not be there."""
-    folder = Path(options.path)
-    own = folder / f"queries_{options.split}.jsonl"
-    queries = own if options.split != "test" and own.is_file() else folder / "queries.jsonl"
-    return [folder / "corpus.jsonl", queries, folder / "qrels" / f"{options.split}.tsv", *_rerankings(options)]
+    return [*beir_files(Path(options.path), options.split), *_rerankings(options)]
 
 
 def retrieval(maker: RowMaker, miner: Miner | None) -> Iterator[Draft]:
