@@ -74,7 +74,7 @@ class GateOptions(Section):
     alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         default=None,
         min_length=1,
-        description="blends tried; default: 0.25, 0.5, 0.75 and 1, for the offline teacher's queries 0.25",
+        description="blends tried; default: 0.25, 0.5, 0.75 and 1, for the offline teacher's queries 0.35",
     )
     probe: bool = Field(default=True, description="also ask a general-purpose probe, against forgetting")
     max_probe_loss: float = Field(default=0.01, ge=0, description="largest loss of nDCG@10 allowed on the probe")

@@ -370,7 +370,7 @@ STAGES: tuple[Stage, ...] = (
         _train,
     ),
     # The student's state is in the mark of train, which the gate reads.
-    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 3]), _gate, ("model",)),
+    Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 4]), _gate, ("model",)),
     Stage(
         "evaluation",
         "queries",
