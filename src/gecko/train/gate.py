@@ -28,7 +28,7 @@ from gecko.train.save import save_whole
 from gecko.train.soup import interpolate
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-OFFLINE_ALPHAS = (0.35,)
+OFFLINE_ALPHAS = (0.35,)  # the farthest that people's dev questions bore out (docs/log.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,7 @@ def choose(
         options: The recipe's ``gate`` section.
         offline: The queries were written without a language model. They share their words with the passages, so part
             of what is gained on them is a habit of matching words, which held-out queries of the same make cannot tell
-            from the rest; no step of more than about a third of the way is then taken unless the recipe
-            says so (docs/log.md).
+            from the rest; no step of more than about a third of the way is then taken unless the recipe says so.
         dims: Matryoshka sizes to judge beside the full one.
 
     Raises:
