@@ -349,8 +349,7 @@ def test_after_an_interrupt_no_call_is_begun_and_those_under_way_are_kept(tmp_pa
         raise EngineError("500", retry=True)
 
     engine.answer = slow  # type: ignore[method-assign]
-    patient = Patience(backoff_seconds=0.01, first_seconds=60)  # a busy machine is not a dead endpoint
-    with caller(engine, tmp_path, patience=patient) as asking, pytest.raises(KeyboardInterrupt):
+    with caller(engine, tmp_path) as asking, pytest.raises(KeyboardInterrupt):
         asking.map(asking.ask, asks(20))
     assert len(begun) == engine.in_flight
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
