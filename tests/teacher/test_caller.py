@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -335,6 +335,15 @@ def test_a_failure_that_cannot_be_kept_ends_the_run_in_a_line(tmp_path: Path) ->
         asking.map(asking.ask, asks(2))
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """As in a terminal: a shell starts what it runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_after_an_interrupt_no_call_is_begun_and_those_under_way_are_kept(tmp_path: Path) -> None:
     engine, begun = FakeEngine(), []
 
