@@ -62,7 +62,7 @@ bench-compat: setup
 	@$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 'sentence-transformers==5.1.*' 'transformers<5'
 	$(BIN)/python bench/compat.py $(or $(MODEL),runs/demo/model) $(OLD)/bin/python
 
-# Asks the rankings that earlier runs left (bench-offline, bench-recorded, demo) again, a score at a time.
+# Ranks three corpora whole (about half an hour), then asks the rankings again, a score at a time.
 bench-relabel: setup
 	$(BIN)/python bench/relabel.py
 

@@ -1,20 +1,20 @@
 """How few of a teacher's scores find the positive that all of them find?
 
-    python bench/relabel.py [--full NAME=RUN ...] [--recorded NAME=RUN:RANKINGS ...] [--choose NAME ...]
+    python bench/relabel.py
 
-Replays rankings that are there, asking them score by score as a schedule of ``gecko.teacher.schedule`` says, and
-compares what ``decide`` makes of the part with what it makes of the whole. ``--full`` are runs whose teacher scored
-every candidate; ``--recorded`` are runs (for their passages and the miner's vectors) with the rankings of a language
-model for some candidates, whose grades stand for RC and whose order stands for QL. What is absent is left out with a
-message.
+Lets the offline teacher score every candidate of three corpora (``gecko distill``; what is in ``runs/bench/relabel`` is
+not made again), then asks these rankings score by score as a schedule of ``gecko.teacher.schedule`` says, and compares
+what ``decide`` makes of the part with what it makes of the whole. Two more collections hold the rankings of a language
+model for some candidates: its grades stand for RC and its order for QL.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,14 +23,15 @@ from gecko.recipe import FretOptions
 from gecko.teacher.schedule import FULL, KINDS, Kind, Schedule, State, Thrifty
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCH = ROOT / "runs" / "bench"
-RECORDED = ROOT.parent / "shared" / "recorded"
-FULLY = [f"{name}, counts={BENCH / 'offline' / name}" for name in ("powershell_docs", "mlquestions", "feedbackqa")]
-PARTLY = [
-    f"powershell_docs, LLM={BENCH / 'recorded' / 'powershell_docs'}:{RECORDED / 'powershell_docs' / 'rankings.jsonl'}",
-    f"stdlib, LLM={ROOT / 'runs' / 'demo'}:{ROOT / 'examples' / 'stdlib' / 'recorded' / 'rankings.jsonl'}",
-]
+MADE = ROOT / "runs" / "bench" / "relabel"
+SHARED = ROOT.parent / "shared"
+COUNTED = ("powershell_docs", "mlquestions", "feedbackqa")
+RECORDED = {
+    "powershell_docs": SHARED / "recorded" / "powershell_docs",
+    "stdlib": ROOT / "examples" / "stdlib" / "recorded",
+}
 CHOOSE = ["powershell_docs, counts", "stdlib, LLM"]
+SEEDS = 2500  # passages a query is written for, as in recipes/domain.yaml
 PREFIX = 600  # tokens of a prompt that are the same in every call
 CACHED = 0.1  # what a cached prefix costs of its price
 LETTERS = 4  # characters a token
@@ -97,6 +98,19 @@ class RelevanceFirst:
         return Thrifty(patience=len(state.miner_scores), sure=9.0, rivals=len(state.miner_scores)).next(state)
 
 
+def made(corpus: str, teacher: str) -> Path:
+    """The folder of a corpus's passages and FRet rows, made where it is not there yet."""
+    out = MADE / corpus
+    source = "stdlib:" if corpus == "stdlib" else str(SHARED / "data" / corpus)
+    gecko = [sys.executable, "-m", "gecko.cli"]
+    # Both verbs keep what is done already.
+    if not (out / "passages" / "_stage.json").exists():
+        subprocess.run([*gecko, "corpus", source, "--out", str(out / "passages")], check=True)
+    distil = ["distill", "--corpus", str(out / "passages"), "--teacher", teacher, "--limit", str(SEEDS)]
+    subprocess.run([*gecko, *distil, "--out", str(out / "fret")], check=True)
+    return out
+
+
 def passages_of(run: Path) -> dict[str, dict]:
     import pyarrow.parquet as pq
 
@@ -109,7 +123,7 @@ def length(passage: dict) -> float:
 
 
 def fully(name: str, run: Path) -> Collection:
-    """The FRet rows of a run whose teacher scored every candidate."""
+    """FRet rows whose teacher scored every candidate."""
     import pyarrow.parquet as pq
 
     passages = passages_of(run)
@@ -130,18 +144,17 @@ def fully(name: str, run: Path) -> Collection:
 
 
 def recorded(name: str, run: Path, rankings: Path) -> Collection:
-    """Grades and orders of a language model, with the cosines of the run's miner."""
+    """Grades and orders of a language model, with the cosines of the miner."""
     import numpy as np
-    import yaml
 
     from gecko.embedder.embedder import Embedder
 
     passages = passages_of(run)
     position = {passage["source_id"]: place for place, passage in enumerate(passages.values())}
     ids = list(passages)
-    vectors = np.load(run / "miner" / "vectors.npy", mmap_mode="r")
+    vectors = np.load(run / "fret" / ".work" / "miner" / "vectors.npy", mmap_mode="r")
     lines = [json.loads(line) for line in rankings.read_text(encoding="utf-8").splitlines() if line.strip()]
-    miner = Embedder(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["fret"]["miner"])
+    miner = Embedder(FretOptions().miner)
     asked = miner.encode_queries([line["query"] for line in lines])
     rows = []
     for line, vector in zip(lines, asked, strict=True):
@@ -160,17 +173,14 @@ def recorded(name: str, run: Path, rankings: Path) -> Collection:
     return Collection(name, rows)
 
 
-def read(full: list[str], partly: list[str]) -> Iterator[Collection]:
-    for given in full + partly:
-        name, _, paths = given.partition("=")
-        run, *rankings = map(Path, paths.split(":"))
-        absent = [path for path in (run / "fret", run / "passages", *rankings) if not path.exists()]
-        if absent:
-            print(f"{name}: left out, {absent[0]} is not there")
-            continue
-        collection = recorded(name, run, rankings[0]) if rankings else fully(name, run)
-        print(f"{name}: {len(collection.rows)} queries, {collection.lost} more without an answer", flush=True)
-        yield collection
+def collections() -> Iterator[Collection]:
+    """Every collection, its rankings made first where they are missing."""
+    runs = {corpus: made(corpus, "offline") for corpus in COUNTED}
+    runs["stdlib"] = made("stdlib", f"recorded:{RECORDED['stdlib']}")
+    for corpus in COUNTED:
+        yield fully(f"{corpus}, counts", runs[corpus])
+    for corpus, replies in RECORDED.items():
+        yield recorded(f"{corpus}, LLM", runs[corpus], replies / "rankings.jsonl")
 
 
 @dataclasses.dataclass
@@ -324,19 +334,18 @@ def report(collections: list[Collection], chosen_on: list[Collection], best: Thr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", nargs="*", default=FULLY, metavar="NAME=RUN")
-    parser.add_argument("--recorded", nargs="*", default=PARTLY, metavar="NAME=RUN:RANKINGS")
-    parser.add_argument("--choose", nargs="*", default=CHOOSE, metavar="NAME")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "relabel.md")
-    options = parser.parse_args()
-    collections = list(read(options.full, options.recorded))
-    chosen_on = [collection for collection in collections if collection.name in options.choose]
-    if len(chosen_on) < len(options.choose):
-        raise SystemExit("nothing to choose on: make bench-offline and make demo leave the rankings this needs")
+    if not SHARED.is_dir():
+        raise SystemExit("the labelled corpora are not here; this bench needs them")
+    found = list(collections())
+    for collection in found:
+        print(
+            f"{collection.name}: {len(collection.rows)} queries, {collection.lost} more without an answer", flush=True
+        )
+    chosen_on = [collection for collection in found if collection.name in CHOOSE]
     best, tried = choose(chosen_on)
-    options.out.write_text(report(collections, chosen_on, best, tried), encoding="utf-8")
-    print(f"written to {options.out}")
+    out = ROOT / "docs" / "results" / "relabel.md"
+    out.write_text(report(found, chosen_on, best, tried), encoding="utf-8")
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

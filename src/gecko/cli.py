@@ -207,8 +207,13 @@ def teacher_check(
     beir: Annotated[
         Path | None, typer.Option(help="BEIR folder: also measure its rankings on a labelled sample.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
-    sample: Annotated[int, typer.Option(min=1, help="Labelled queries to rank for.")] = 100,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the judgements; default: train, where there is one, else test.")
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Labelled queries to rank for; default: 200 with a language model, else 1,000."),
+    ] = None,
     base_url: BaseUrl = None,
     out: Annotated[Path, _out("Folder of the ledger: what was asked once is not asked again.")] = Path(
         "runs/teacher-check"

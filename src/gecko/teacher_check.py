@@ -24,6 +24,7 @@ _WHY = {
     "the candidates stands for QL",
     "graded+listwise": "it gives no log-probabilities: it grades and orders the candidates in words",
 }
+_PAID_SAMPLE, _FREE_SAMPLE = 200, 1000  # queries
 # Read by the teacher to see how fast it is; nothing is done with what it writes.
 _PASSAGES = tuple(
     Passage(f"check-{number}", f"check-{number}", title, text, "", "en")
@@ -44,7 +45,13 @@ _PASSAGES = tuple(
 
 
 def check_teacher(
-    recipe: Recipe, out: Path, beir: Path | None, *, split: str, sample: int, tell: Callable[[str], None]
+    recipe: Recipe,
+    out: Path,
+    beir: Path | None,
+    *,
+    split: str | None = None,
+    sample: int | None = None,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Probe a teacher, time it, and measure its rankings where there are judgements.
 
@@ -53,8 +60,8 @@ def check_teacher(
         out: Folder of the ledger, so that rankings asked for before cost nothing. What the teacher can do, and how fast
             it is, is found out anew by every check.
         beir: A BEIR folder to rank for, or None.
-        split: Split of its judgements.
-        sample: Queries to rank for.
+        split: Split of its judgements; None: train, where there is one, else test.
+        sample: Queries to rank for; None: 200 where a query costs calls to a language model, else 1,000.
         tell: Receives progress lines.
 
     Raises:
@@ -93,7 +100,7 @@ def check_teacher(
                 teacher,
                 beir,
                 miner=Embedder(recipe.fret.miner),
-                sample=sample,
+                sample=sample or (_PAID_SAMPLE if isinstance(teacher, LLMTeacher) else _FREE_SAMPLE),
                 neighbours=recipe.fret.neighbours,
                 split=split,
                 seed=recipe.seed,
@@ -123,18 +130,29 @@ def render_check(value: dict[str, Any]) -> str:
         ranking = value["ranking"]
         figures = ranking["ndcg_at_10"]
         lines.append(
-            f"ranking  nDCG@10 of {ranking['n']} queries of {ranking['dataset']}: "
+            f"ranking  nDCG@10 of {ranking['n']} queries of {ranking['dataset']} ({ranking['split']}): "
             + ", ".join(f"{name} {100 * figures[name]:.1f}" for name in ("miner", "ql", "rc", "rrf"))
         )
         if ranking["failed"]:
             lines.append(f"failed   {ranking['failed']} of {ranking['n']} queries were not ranked, or lack a score")
-        good = ranking["good_enough"]
+        fused, gain = ranking["fused_to_better"], ranking["delta_to_miner"]["rrf"]
+        lines.append(
+            f"fused    {_signed(gain)} against the miner, {_signed(fused)} against the better part "
+            f"({fused['better'].upper()})"
+        )
         lines.append(
             "verdict  good enough: fusing both beats either, and either beats the miner (the paper's test)"
-            if good
+            if ranking["good_enough"]
             else "verdict  not clearly good enough by the paper's test (RRF >= max(QL, RC) >= miner)"
         )
+        if not ranking["good_enough"] and gain["ci95"][0] > 0 and fused["ci95"][0] <= 0 <= fused["ci95"][1]:
+            lines.append("         it beats the miner; against its better part this sample cannot tell: raise --sample")
     return "\n".join(lines)
+
+
+def _signed(difference: dict[str, Any]) -> str:
+    low, high = difference["ci95"]
+    return f"{100 * difference['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _speed(teacher: LLMTeacher) -> dict[str, Any]:

@@ -93,6 +93,9 @@ def test_every_order_is_measured_on_the_same_candidates(folder: Path) -> None:
     assert check["delta_to_miner"]["ql"]["delta"] == pytest.approx(1 - second)
     assert check["delta_to_miner"]["ql"]["ci95"] == pytest.approx([1 - second] * 2)
     assert check["delta_to_miner"]["rc"] == {"delta": 0.0, "ci95": [0.0, 0.0]}
+    assert check["fused_to_better"]["better"] == "ql"
+    assert check["fused_to_better"]["delta"] == pytest.approx(second - 1)
+    assert check["fused_to_better"]["ci95"] == pytest.approx([second - 1] * 2)
     json.dumps(check)
     assert not passes(check)
 
@@ -137,6 +140,15 @@ def test_the_sample_depends_on_the_seed_alone(folder: Path) -> None:
         asked.append(teacher.queries)
     assert asked[0] == asked[1]
     assert asked[0] != asked[2]
+
+
+def test_training_judgements_are_taken_before_those_of_the_test(folder: Path) -> None:
+    teacher = Teacher("far", "far")
+    assert check_ranking(teacher, folder, miner=Miner(), neighbours=3)["split"] == "test"
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq1\triver-far\t1")
+    check = check_ranking(teacher, folder, miner=Miner(), neighbours=3)
+    assert (check["split"], check["n"]) == ("train", 1)
+    assert check_ranking(teacher, folder, miner=Miner(), neighbours=3, split="test")["n"] == 6
 
 
 def test_more_neighbours_than_documents(folder: Path) -> None:

@@ -16,7 +16,7 @@ def test_every_check_asks_anew(tmp_path: Path) -> None:
         values = load_recipe(None, ["teacher.spec=openai:toy", f"teacher.base_url={endpoint.url}"])
 
         def check() -> dict:
-            return check_teacher(values, tmp_path, None, split="test", sample=1, tell=lambda _: None)
+            return check_teacher(values, tmp_path, None, tell=lambda _: None)
 
         first = check()
         asked = len(endpoint.log)
@@ -34,3 +34,36 @@ def test_every_check_asks_anew(tmp_path: Path) -> None:
         assert check()["rung"] == "graded+listwise" != first["rung"]
     with pytest.raises(GeckoError, match="does not answer"):
         check()
+
+
+def ranking(*, fused: tuple[float, float, float], gain: tuple[float, float, float], good: bool) -> dict:
+    """What is found of a teacher that is no language model: differences as (mean, low, high)."""
+    return {
+        "teacher": "offline",
+        "rung": "offline",
+        "why": "it is no language model",
+        "capabilities": {"listwise": True},
+        "ranking": {
+            "dataset": "toy",
+            "split": "train",
+            "n": 40,
+            "failed": 0,
+            "ndcg_at_10": {"miner": 0.6, "ql": 0.7, "rc": 0.65, "rrf": 0.7 + fused[0]},
+            "delta_to_miner": {"rrf": {"delta": gain[0], "ci95": list(gain[1:])}},
+            "fused_to_better": {"better": "ql", "delta": fused[0], "ci95": list(fused[1:])},
+            "good_enough": good,
+        },
+    }
+
+
+def test_the_verdict_says_whether_the_sample_can_tell() -> None:
+    passed = render_check(ranking(fused=(0.01, -0.01, 0.03), gain=(0.11, 0.05, 0.2), good=True))
+    assert "fused    +11.0 [+5.0, +20.0] against the miner, +1.0 [-1.0, +3.0] against the better part (QL)" in passed
+    assert "toy (train)" in passed
+    assert "good enough: fusing both" in passed
+    assert "raise --sample" not in passed
+    unclear = render_check(ranking(fused=(-0.002, -0.01, 0.01), gain=(0.1, 0.05, 0.2), good=False))
+    assert "not clearly good enough" in unclear
+    assert "raise --sample" in unclear
+    for fused, gain in (((-0.05, -0.08, -0.02), (0.1, 0.05, 0.2)), ((-0.002, -0.01, 0.01), (0.0, -0.1, 0.1))):
+        assert "raise --sample" not in render_check(ranking(fused=fused, gain=gain, good=False))
