@@ -146,7 +146,10 @@ def unreached(error: BaseException, seconds: float) -> EngineError:
         seconds: How long the call was given.
     """
     names = {type(cause).__name__ for cause in _causes(error)}
-    # By name: the package has changed its HTTP library between versions.
+    # By name: the package has changed its HTTP library between versions. One of them tells a connection that was lost
+    # as one that could not be made.
+    if names & {"ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"}:
+        return EngineError("the connection was dropped", retry=True)
     if names & {"ConnectError", "ConnectTimeout"}:
         return EngineError("nobody answers at the model's address", retry=True, unreachable=True)
     if names & {"APITimeoutError", "TimeoutException", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"}:
