@@ -14,6 +14,7 @@ from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
 from gecko.mixture.options import MixtureOptions
 from gecko.teacher.options import TeacherOptions
+from gecko.teacher.schedule import Thrifty
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -40,6 +41,11 @@ class FretOptions(Section):
     )
     min_positive_rc: float = Field(default=2.0, description="below it the query is unanswerable and set aside")
     styles: dict[str, float] = Field(default_factory=dict, description="the offline teacher's mix of query styles")
+
+    @property
+    def thrifty(self) -> Thrifty:
+        """The schedule that stops asking once these options' positive and negative are found."""
+        return Thrifty(negative=self.max_negative_rc, answerable=self.min_positive_rc)
 
 
 class TrainOptions(Section):

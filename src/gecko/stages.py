@@ -121,7 +121,6 @@ class RunContext:
 
     def _teacher(self, spec: str, options: TeacherOptions) -> Any:  # noqa: ANN401
         from gecko.teacher.open import open_teacher
-        from gecko.teacher.schedule import Thrifty
 
         fret = self.recipe.fret
         return open_teacher(
@@ -131,7 +130,7 @@ class RunContext:
             seed=self.recipe.seed,
             styles=fret.styles,
             tell=self.tell,
-            thrifty=Thrifty(negative=fret.max_negative_rc, answerable=fret.min_positive_rc),
+            thrifty=fret.thrifty,
             asked=self.asks,
         )
 

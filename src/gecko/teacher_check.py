@@ -14,7 +14,6 @@ from gecko.records import Passage
 from gecko.teacher.ledger import FILE_NAME, Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung
 from gecko.teacher.open import ENGINES, open_teacher
-from gecko.teacher.schedule import Thrifty
 
 _WHY = {
     "ql+rc": "it gives the log-probabilities of a given text and of every label: QL and RC are exact, as in the paper",
@@ -70,9 +69,8 @@ def check_teacher(
     spec, options = recipe.teacher.of_ranker()
     # A language model's seed counts for what it writes alone, which is timed here: what is replayed takes no time.
     seed = secrets.randbelow(2**31) if spec.partition(":")[0] in ENGINES else recipe.seed
-    thrifty = Thrifty(negative=recipe.fret.max_negative_rc, answerable=recipe.fret.min_positive_rc)
     with Ledger(out / FILE_NAME) as ledger:
-        teacher = open_teacher(spec, ledger, options=options, seed=seed, tell=tell, thrifty=thrifty)
+        teacher = open_teacher(spec, ledger, options=options, seed=seed, tell=tell, thrifty=recipe.fret.thrifty)
         value: dict[str, Any] = {"teacher": teacher.name}
         if isinstance(teacher, LLMTeacher):
             capabilities = teacher.probe(again=True)
