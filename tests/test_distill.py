@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +63,14 @@ def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = CliRunner().invoke(app, ["corpus", str(folder / "corpus.jsonl"), *options])
     assert result.exit_code == 0, result.output
     return folder / "passages"
+
+
+@pytest.fixture(autouse=True)
+def no_connection_is_left_open(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    gc.collect()  # what was left open is told when it is thrown away
+    told = [record.getMessage() for record in (*caplog.get_records("call"), *caplog.records)]
+    assert not [line for line in told if "Unclosed" in line]
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any], str]:

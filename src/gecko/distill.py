@@ -32,8 +32,8 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
         UsageError: The folder holds other files.
     """
     claim_folder(out, FRET)
-    with locked(out):
-        context = RunContext(recipe, out / ".work", places={"passages": passages, "fret": out}, tell=tell)
+    places = {"passages": passages, "fret": out}
+    with locked(out), RunContext(recipe, out / ".work", places=places, tell=tell) as context:
         context.marks["passages"] = fingerprint(
             read_json(passages / "_stage.json"),
             [[path.name, path.stat().st_size] for path in sorted(passages.glob("part-*.parquet"))],

@@ -57,14 +57,14 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
     Returns:
         ``{"stages": [StagePlan...], "total": {...}, "notes": [what was assumed]}``.
     """
-    context = RunContext(recipe, out, tell=tell, asks=False)
-    context.check()
-    run_stage(STAGES[0], context, tell)
-    table = PassageTable(context.folder("passages"))
-    seeds = sample_seeds(table, recipe.fret.limit, context.writer.seeds_available(), recipe.seed)
     notes: list[str] = []
-    written, queries = _plan_writing(context, table, seeds, notes)
-    ranked = _plan_ranking(context, table, queries, len(seeds), notes)
+    with RunContext(recipe, out, tell=tell, asks=False) as context:
+        context.check()
+        run_stage(STAGES[0], context, tell)
+        table = PassageTable(context.folder("passages"))
+        seeds = sample_seeds(table, recipe.fret.limit, context.writer.seeds_available(), recipe.seed)
+        written, queries = _plan_writing(context, table, seeds, notes)
+        ranked = _plan_ranking(context, table, queries, len(seeds), notes)
     stages = [written, ranked]
     prices = [stage.usd for stage in stages if stage.usd is not None]
     total = {

@@ -71,8 +71,7 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         UsageError: The directory holds files that are not a run's.
     """
     check_run_folder(out)
-    with locked(out):
-        context = RunContext(recipe=recipe, out=out, tell=tell)
+    with locked(out), RunContext(recipe=recipe, out=out, tell=tell) as context:
         context.check()
         with atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")

@@ -7,10 +7,11 @@ rooms do the work; this module only connects them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gecko.checks import beir_state, check_recipe, keep_apart, model_state
 from gecko.errors import GeckoError
@@ -31,7 +32,7 @@ from gecko.teacher.options import TeacherOptions
 
 @dataclass
 class RunContext:
-    """A run's recipe and directory, with what several stages share loaded once.
+    """A run's recipe and directory, with what several stages share loaded once; leaving it closes its teachers.
 
     Attributes:
         marks: Fingerprint of every stage seen so far.
@@ -45,6 +46,13 @@ class RunContext:
     places: dict[str, Path] = field(default_factory=dict)
     tell: Callable[[str], None] | None = None
     asks: bool = True
+    _opened: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
 
     def check(self) -> None:
         """Find mistakes that would otherwise show only after the work before them is done and paid for.
@@ -117,13 +125,14 @@ class RunContext:
         """The run's record of teacher calls."""
         from gecko.teacher.ledger import FILE_NAME, Ledger
 
-        return Ledger(self.out / FILE_NAME)
+        return self._opened.enter_context(Ledger(self.out / FILE_NAME))
 
     def _teacher(self, spec: str, options: TeacherOptions) -> Any:  # noqa: ANN401
+        from gecko.teacher.llm import LLMTeacher
         from gecko.teacher.open import open_teacher
 
         fret = self.recipe.fret
-        return open_teacher(
+        teacher = open_teacher(
             spec,
             self.ledger,
             options=options,
@@ -133,6 +142,9 @@ class RunContext:
             thrifty=fret.thrifty,
             asked=self.asks,
         )
+        if isinstance(teacher, LLMTeacher):
+            self._opened.callback(teacher.close)
+        return teacher
 
 
 @dataclass(frozen=True, slots=True)

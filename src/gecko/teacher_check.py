@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,11 @@ def check_teacher(
     spec, options = recipe.teacher.of_ranker()
     # A language model's seed counts for what it writes alone, which is timed here: what is replayed takes no time.
     seed = secrets.randbelow(2**31) if spec.partition(":")[0] in ENGINES else recipe.seed
-    with Ledger(out / FILE_NAME) as ledger:
+    with Ledger(out / FILE_NAME) as ledger, ExitStack() as opened:
         teacher = open_teacher(spec, ledger, options=options, seed=seed, tell=tell, thrifty=recipe.fret.thrifty)
         value: dict[str, Any] = {"teacher": teacher.name}
         if isinstance(teacher, LLMTeacher):
+            opened.callback(teacher.close)
             capabilities = teacher.probe(again=True)
             best = best_rung(capabilities)
             value |= {

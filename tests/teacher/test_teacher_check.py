@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_every_check_asks_anew(tmp_path: Path) -> None:
         assert check()["rung"] == "graded+listwise" != first["rung"]
     with pytest.raises(GeckoError, match="does not answer"):
         check()
+
+
+def test_a_check_leaves_no_connection_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Endpoint("openai", key="k") as endpoint, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GECKO_API_KEY", "k")
+        values = load_recipe(None, ["teacher.spec=openai:toy", f"teacher.base_url={endpoint.url}"])
+        check_teacher(values, tmp_path, None, tell=lambda _: None)
+    gc.collect()  # what was left open would be told when it is thrown away
+    assert "Unclosed" not in caplog.text
 
 
 def ranking(*, fused: tuple[float, float, float], gain: tuple[float, float, float], good: bool) -> dict:

@@ -109,6 +109,10 @@ class LLMTeacher:
         self._note = f"capabilities {engine.fingerprint}"
         self._counted: dict[str, int | None] = {}
 
+    def close(self) -> None:
+        """Close the connections, or free the model; it answers nothing after that."""
+        self.caller.close()
+
     @property
     def calls_made(self) -> int:
         """Answers that came from the model."""
