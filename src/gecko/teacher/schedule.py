@@ -97,8 +97,8 @@ class Thrifty:
             are not asked.
     """
 
-    patience: int = 3
-    sure: float = 2.2
+    patience: int = 2
+    sure: float = 2.4
     rivals: int = 4
     negative: float | None = 1.0
     answerable: float = 2.0
