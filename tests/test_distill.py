@@ -20,10 +20,15 @@ from endpoint import Endpoint
 
 from gecko.cli import app
 from gecko.errors import UsageError
+from gecko.records import GeneratedQuery, Passage
 from gecko.shards import read_rows, to_fret
 from gecko.teacher.ask import EngineError
 from gecko.teacher.batch import BatchClient
 from gecko.teacher.ledger import Ledger
+from gecko.teacher.llm import LLMTeacher
+from gecko.teacher.open import open_teacher
+from gecko.teacher.options import TeacherOptions
+from gecko.teacher.protocol import RankRequest
 
 TOPICS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koala", "lion", "mole", "newt")
 PLACES = ("river", "road", "house", "tree")
@@ -188,6 +193,40 @@ def test_the_plan_is_within_a_tenth_of_the_tokens_used(
     assert planned["calls"] == pytest.approx(value["calls"], rel=0.1)
 
 
+def test_what_writing_took_says_nothing_of_grading(
+    passages: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grade of many candidates is a longer reply than a query; the ledger of a check holds queries only."""
+    with Endpoint("anthropic", reply=like_a_model) as endpoint:
+        settings = [
+            f"fret.miner={tiny_model}", f"teacher.base_url={endpoint.url}", "teacher.spec=openai:toy", "fret.limit=15",
+        ]  # fmt: skip
+        (tmp_path / "recipe.yaml").write_text("{}")
+        changes = [part for setting in settings for part in ("--set", setting)]
+        corpus = ["--corpus", str(passages.parent / "corpus.jsonl")]
+
+        def planned(out: Path) -> int:
+            code, plan, said = run("plan", str(tmp_path / "recipe.yaml"), *corpus, *changes, "--out", str(out))
+            assert code == 0, said
+            ranked = plan["stages"][1]
+            assert ranked["rung"] == "graded+listwise"
+            return ranked["output_tokens"]
+
+        out = tmp_path / "run"
+        assert run("teacher", "check", "openai:toy", *changes, "--out", str(out))[0] == 0
+        first = planned(out)
+        with Ledger(out / "ledger.sqlite") as ledger:
+            assert {total["kind"] for total in ledger.totals()} == {"write", "probe"}
+            teacher = open_teacher("openai:toy", ledger, options=TeacherOptions(base_url=endpoint.url))
+            assert isinstance(teacher, LLMTeacher)
+            read = [Passage(f"p{n}", f"p{n}", "", f"a text about {n}", "", "en") for n in range(4)]
+            teacher.rank_many([RankRequest(GeneratedQuery("p0", "", "what is 0", "en", "", "", 0, 0), read)])
+            teacher.close()
+            (graded,) = [total for total in ledger.totals() if total["kind"] == "grade"]
+        assert first in (1400, 1500)  # assumed: 100 tokens, 97 % of the seeds
+        assert planned(out) == pytest.approx(first * graded["output_tokens"] / graded["calls"] / 100, rel=0.02)
+
+
 def test_a_plan_for_teachers_that_cost_nothing_says_so(passages: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("{}")
     corpus = ["--corpus", str(passages.parent / "corpus.jsonl")]
@@ -202,7 +241,7 @@ def test_the_ledger_can_be_read(passages: Path, tiny_model: str, tmp_path: Path)
         assert distill(passages, out, endpoint, tiny_model, "--limit", "4")[0] == 0
     code, stats, _ = run("ledger", "stats", str(out))
     assert code == 0
-    assert {row["kind"] for row in stats["kinds"]} == {"write", "labels", "probe"}
+    assert {row["kind"] for row in stats["kinds"]} == {"write", "labels", "listwise", "probe"}
     table = CliRunner().invoke(app, ["ledger", "stats", str(out)]).stderr
     assert "unknown" in table  # the price of openai:toy
     shown = CliRunner().invoke(app, ["ledger", "show", str(out), "--kind", "write", "--last", "2"])

@@ -235,7 +235,9 @@ def teacher_check(
 ledger_app = typer.Typer(help="Look into the record of a run's teacher calls.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 LedgerPlace = Annotated[Path, typer.Argument(help="A run, a distilled folder or a ledger file.")]
-Kind = Annotated[str, typer.Option(help="Only calls of this kind: write, likelihood, labels, rank.")]
+Kind = Annotated[
+    str, typer.Option(help="Only calls of this kind: write, likelihood, labels, listwise, grade, rank, probe.")
+]
 
 
 @ledger_app.command("stats", epilog="Example: gecko ledger stats runs/docs")

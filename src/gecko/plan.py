@@ -1,8 +1,8 @@
 """What a run will ask of its teachers, and what that costs, before the first call (``gecko plan``).
 
-Prompts are rendered for a sample of the run's own seed passages and their tokens are counted; nothing is sent to a
-language model. Replies' lengths and the seconds a call takes come from the run's ledger where it has any, else from
-stated assumptions.
+Prompts are rendered for a sample of the run's own seed passages and their tokens are counted; no language model is
+asked. A server that ``gecko teacher check`` found to lend its tokenizer counts them, for nothing. Replies' lengths and
+the seconds a call takes come from the run's ledger where it has any, else from stated assumptions.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _stage(
     inputs = outputs = seconds = 0.0
     calls = 0
     for purpose, ask in (pair for row in asks for pair in row):
-        known = past.get(ask.kind)
+        known = past.get(purpose)
         inputs += teacher.count_tokens(ask, _CHARACTERS_A_TOKEN)
         first = thoughts or 0 if ask.kind == "write" else 0
         reply = _REPLY_TOKENS[purpose] + first if known is None else known["output_tokens"] / max(known["calls"], 1)

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gecko.fret.check import too_many_failed
 from gecko.recipe import Recipe
 from gecko.records import Passage
 from gecko.teacher.ledger import FILE_NAME, Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung
 from gecko.teacher.open import ENGINES, open_teacher
+from gecko.teacher.protocol import Generation
 
 _WHY = {
     "ql+rc": "it gives the log-probabilities of a given text and of every label: QL and RC are exact, as in the paper",
@@ -83,7 +85,7 @@ def check_teacher(
                 "rung": teacher.rung,
                 "why": _WHY[teacher.rung],
                 "thoughts": teacher.thoughts() or 0,
-                **_speed(teacher),
+                **(_sample(teacher) if options.batch else _speed(teacher)),
                 "price_known": teacher.price(1, 1) is not None,
             }
         else:
@@ -120,6 +122,7 @@ def render_check(value: dict[str, Any]) -> str:
         lines.append(
             f"speed    {value['seconds_a_call']:.2f} s a call, {value['tokens_per_second']:,.0f} tokens/s one at a time"
         )
+    if "sample" in value:
         if value["thoughts"]:
             lines.append(f"thinks   {value['thoughts']} tokens before a short answer, and cannot be kept from it")
         sample = value["sample"]
@@ -140,14 +143,22 @@ def render_check(value: dict[str, Any]) -> str:
             f"fused    {_signed(gain)} against the miner, {_signed(fused)} against the better part "
             f"({fused['better'].upper()})"
         )
-        lines.append(
-            "verdict  good enough: fusing both beats either, and either beats the miner (the paper's test)"
-            if ranking["good_enough"]
-            else "verdict  not clearly good enough by the paper's test (RRF >= max(QL, RC) >= miner)"
-        )
-        if not ranking["good_enough"] and gain["ci95"][0] > 0 and fused["ci95"][0] <= 0 <= fused["ci95"][1]:
-            lines.append("         it beats the miner; against its better part this sample cannot tell: raise --sample")
+        lines.append(f"verdict  {_verdict(ranking)}")
     return "\n".join(lines)
+
+
+def _verdict(ranking: dict[str, Any]) -> str:
+    """The paper's test in words: passed, or what stands in its way."""
+    if ranking["good_enough"]:
+        return "good enough: fused no worse than its better part, and that no worse than the miner (the paper's test)"
+    if too_many_failed(ranking):
+        return "not known: too many queries failed; gecko ledger show --failed says why"
+    fused, gain = ranking["fused_to_better"], ranking["delta_to_miner"]["rrf"]
+    verdict = "not clearly good enough by the paper's test (RRF >= max(QL, RC) >= miner)"
+    undecided = gain["ci95"][0] > 0 and fused["ci95"][0] <= 0 <= fused["ci95"][1]
+    if undecided and ranking["n"] < ranking["available"]:
+        verdict += ": it beats the miner, but the sample is too small to set it against its better part; raise --sample"
+    return verdict
 
 
 def _signed(difference: dict[str, Any]) -> str:
@@ -162,9 +173,18 @@ def _speed(teacher: LLMTeacher) -> dict[str, Any]:
         last = teacher.write([passage])[0]
         seconds.append(time.monotonic() - started)
         tokens += last.input_tokens + last.output_tokens
-    assert last is not None  # noqa: S101 - there are passages
     return {
         "seconds_a_call": sum(seconds) / len(seconds),
         "tokens_per_second": tokens / max(sum(seconds), 1e-9),
-        "sample": {"task": last.task, "query": last.query, "problem": last.error or last.skip or ""},
+        "sample": _shown(last),
     }
+
+
+def _sample(teacher: LLMTeacher) -> dict[str, Any]:
+    """What it writes, in one batch, whose time says nothing of a call's."""
+    return {"sample": _shown(teacher.write(_PASSAGES)[-1])}
+
+
+def _shown(written: Generation | None) -> dict[str, str]:
+    assert written is not None  # noqa: S101 - there are passages
+    return {"task": written.task, "query": written.query, "problem": written.error or written.skip or ""}

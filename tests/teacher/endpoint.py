@@ -20,7 +20,7 @@ from zlib import crc32
 from endpoint_batch import Batches
 from endpoint_model import DIALECTS, Model, Refused, Traits
 
-FAULTS = ("429", "500", "503", "hang", "truncated", "schema", "drip", "drop", "drop_late")
+FAULTS = ("429", "500", "503", "hang", "truncated", "schema", "drip", "drop", "drop_late", "garbage", "chunk")
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Seen:
     path: str
     body: Any
     at: float
+    headers: dict[str, str] = field(default_factory=dict)
     status: int = 0
     fault: str = ""
     whole: bool = False
@@ -186,7 +187,7 @@ class _Connection(asyncio.Protocol):
     def _request(self, method: str, path: str, headers: dict[str, str], raw: bytes) -> None:
         endpoint = self._endpoint
         is_json = headers.get("content-type", "").startswith("application/json")
-        seen = Seen(method, path, json.loads(raw) if is_json and raw else raw, time.monotonic())
+        seen = Seen(method, path, json.loads(raw) if is_json and raw else raw, time.monotonic(), headers)
         seen.fault = endpoint.fault(raw) if method == "POST" else ""
         endpoint.served += 1
         if endpoint.keep:
@@ -220,6 +221,11 @@ class _Connection(asyncio.Protocol):
             return
         if seen.fault == "drop":
             transport.abort()
+            return
+        if seen.fault in ("garbage", "chunk"):
+            head = b"" if seen.fault == "garbage" else b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            transport.write(head + b"\x15\x03\x01 surely no HTTP\r\n\r\n")
+            transport.close()
             return
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         if seen.fault == "truncated":

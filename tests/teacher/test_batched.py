@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from endpoint import Endpoint
 from endpoint_model import Refused
 
 from gecko.errors import GeckoError, UsageError
-from gecko.teacher.ask import Answer, Ask, Prompt, Write
+from gecko.teacher.ask import Answer, Ask, Prompt, Write, request_of
 from gecko.teacher.batch import BatchClient
 from gecko.teacher.batched import BatchCaller
 from gecko.teacher.budget import FREE, Budget, Price
@@ -53,7 +52,7 @@ class Session:
             return self.caller.map(self.caller.ask, asks)
 
     def by_key(self, asks: Sequence[Ask]) -> dict[str, Ask]:
-        return {call_key("ask", self.engine.fingerprint, asdict(ask)): ask for ask in asks}
+        return {call_key("ask", self.engine.fingerprint, request_of(ask)): ask for ask in asks}
 
     def submit(self, asks: Sequence[Ask]) -> list[str]:
         """Submit a batch and be killed before it is waited for."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gecko.errors import GeckoError, UsageError
-from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Prompt, Write
+from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Prompt, Write, purpose_of, request_of
 from gecko.teacher.budget import FREE, Budget, Price, price_of
 from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
@@ -446,3 +447,17 @@ def test_the_ledger_keeps_a_shared_prompt_once_and_finds_calls_again(tmp_path: P
         ledger.note("probe", {"a": [1]})
         assert ledger.noted("probe") == {"a": [1]}
         assert ledger.noted("nothing") is None
+
+
+def test_the_keys_of_old_ledgers_still_hold() -> None:
+    """What is hashed must not change with the code: every call of every ledger would be paid for again."""
+    write = Write(Prompt("a", "b"), 5, 0.5, {"type": "object"}, 3, purpose="grade")
+    labels = Labels(Prompt("a", "b"), ("0", "1"))
+    likelihood = Likelihood(Prompt("a", "b"), " c")
+    assert json.dumps([request_of(ask) for ask in (write, labels, likelihood)]) == (
+        '[{"prompt": {"shared": "a", "own": "b"}, "max_tokens": 5, "temperature": 0.5, "schema": {"type": "object"}, '
+        '"seed": 3, "kind": "write"}, '
+        '{"prompt": {"shared": "a", "own": "b"}, "labels": ["0", "1"], "kind": "labels"}, '
+        '{"prompt": {"shared": "a", "own": "b"}, "continuation": " c", "kind": "likelihood"}]'
+    )
+    assert [purpose_of(ask) for ask in (write, labels, likelihood)] == ["grade", "labels", "likelihood"]

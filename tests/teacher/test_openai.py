@@ -323,6 +323,8 @@ FAULTS = {
     "schema": {"retry"},
     "drop": {"retry"},
     "drop_late": {"retry"},
+    "garbage": {"retry"},
+    "chunk": {"retry"},
 }
 
 
@@ -357,6 +359,41 @@ def test_nobody_at_the_address():
         url = endpoint.url
     endpoint.port = int(url.rsplit(":", 1)[1].split("/")[0])
     assert flags(fails(endpoint)) == {"retry", "unreachable"}
+
+
+@pytest.mark.parametrize("key", ["sk-a\nb", "sk-a\rb", "sk-a\0b", "sk-\u00e4"])
+def test_a_key_that_no_header_can_hold_is_not_tried_again(key):
+    with Endpoint("openai") as endpoint:
+        error = fails(endpoint, api_key=key)
+        assert (flags(error), len(endpoint.log)) == ({"fatal"}, 0)
+    assert "is the key whole?" in str(error)
+
+
+def test_an_address_that_speaks_no_https_is_said():
+    async def go():
+        async def refuse(reader, writer):
+            await reader.read(100)
+            writer.write(b"HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        engine = OpenAIEngine("toy", base_url=f"https://127.0.0.1:{port}/v1", timeout=2)
+        try:
+            await engine.answer([Write(PROMPT, 20)])
+        finally:
+            await engine.close()
+            server.close()
+
+    with pytest.raises(EngineError, match="no secure connection") as caught:
+        asyncio.run(go())
+    assert flags(caught.value) == {"fatal"} and caught.value.perhaps
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error_of_the_call(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "foo://127.0.0.1:1")
+    with Endpoint("openai") as endpoint:
+        assert flags(fails(endpoint)) == {"fatal"}
 
 
 def test_a_failing_probe_says_so_and_a_passing_failure_costs_no_capability():

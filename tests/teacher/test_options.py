@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from endpoint import Endpoint
 
 from gecko.errors import GeckoError, UsageError
 from gecko.recipe import Recipe, dump_recipe, load_recipe
 from gecko.stages import RunContext
 from gecko.teacher.ask import Answer, Prompt, Write
 from gecko.teacher.batched import BatchCaller
-from gecko.teacher.ledger import Call, Ledger
+from gecko.teacher.ledger import UNPRICED, Call, Ledger
 from gecko.teacher.llm import LLMTeacher
 from gecko.teacher.open import open_engine, open_teacher
 from gecko.teacher.openai import OpenAIEngine
@@ -101,13 +103,19 @@ def test_calls_made_while_the_price_was_unknown_count_once_it_is_known(tmp_path:
     answer = Answer(input_tokens=1_000_000, cached_tokens=500_000, output_tokens=100_000)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         request = {"model": "openai:mine", "prompt": {"shared": "", "own": "a"}}
-        for model in ("openai:mine", "openai:another"):
-            used = (answer.input_tokens, answer.output_tokens)
-            ledger.put_many([Call(model, "write", {**request, "model": model}, answer.to_json(), *used)])
+        used = (answer.input_tokens, answer.output_tokens)
+        for key, model, unknown in (
+            ("a", "openai:mine", True),
+            ("b", "openai:another", True),
+            ("c", "openai:mine", False),
+        ):
+            asked = {**request, "model": model, **({UNPRICED: True} if unknown else {})}
+            ledger.put_many([Call(key, "write", asked, answer.to_json(), *used)])
         price = PriceOptions(input=1.0, output=10.0, cached=0.5)
         options = TeacherOptions(base_url="http://127.0.0.1:1/v1", price=price, max_usd=1.0)
         teacher = open_teacher("openai:mine", ledger, options=options)
         assert ledger.stats()["usd"] == pytest.approx(0.5 + 0.25 + 1.0)
+        # The other model's price is still unknown, and the call whose price was known, nothing, keeps it.
         assert isinstance(teacher, LLMTeacher)
         with pytest.raises(GeckoError, match=r"cap of \$1"):
             teacher.caller.map(teacher.caller.ask, [Write(Prompt("", "b"), 5)])
@@ -127,6 +135,84 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(key: str) -> None:
 def test_a_key_in_place_of_a_variables_name_is_refused() -> None:
     with pytest.raises(UsageError, match="key_variable"):
         recipe("teacher.key_variable=sk-proj-abcDEF0123456789")
+
+
+def ranked_at(address: str, **options: Any) -> TeacherOptions:
+    """How a ranker with an address of its own is asked."""
+    given = TeacherOptions(spec="openai:toy", ranking=RankingOptions(base_url=address, **options))
+    return given.of_ranker()[1]
+
+
+def test_calls_without_a_price_are_marked_and_priced_when_the_run_goes_on(tmp_path: Path) -> None:
+    def ask(price: PriceOptions | None) -> float:
+        with Endpoint("openai", key="") as endpoint, Ledger(tmp_path / "ledger.sqlite") as ledger:
+            options = ranked_at(endpoint.url, price=price)
+            teacher = open_teacher("openai:toy", ledger, options=options)
+            assert isinstance(teacher, LLMTeacher)
+            teacher.caller.map(teacher.caller.ask, [Write(Prompt("", "a"), 5)])
+            teacher.close()
+            return ledger.stats()["usd"]
+
+    assert ask(None) == 0.0
+    assert ask(PriceOptions(input=10.0, output=10.0)) > 0.0
+
+
+def test_calls_that_cost_nothing_are_not_priced_later(tmp_path: Path) -> None:
+    with Endpoint("openai", key="") as endpoint, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for price in (PriceOptions(input=0.0, output=0.0), PriceOptions(input=10.0, output=10.0)):
+            options = ranked_at(endpoint.url, price=price)
+            teacher = open_teacher("openai:toy", ledger, options=options)
+            assert isinstance(teacher, LLMTeacher)
+            teacher.caller.map(teacher.caller.ask, [Write(Prompt("", "a"), 5)])
+            teacher.close()
+        assert ledger.stats()["input_tokens"] > 0
+        assert ledger.stats()["usd"] == 0.0
+
+
+def test_a_plan_sends_no_common_key_to_an_endpoint_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not what else the environment holds for the common one."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-the-common-key")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-common")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-common")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-gateway: common-secret")
+    monkeypatch.setenv("RANKER_KEY", "key-of-the-ranker")
+    for variable, expected in (("RANKER_KEY", "Bearer key-of-the-ranker"), ("", "Bearer none")):
+        with Endpoint("vllm") as endpoint, Ledger(tmp_path / f"{variable}.sqlite") as ledger:
+            options = ranked_at(endpoint.url, key_variable=variable or None)
+            for asked in (True, False):
+                teacher = open_teacher("openai:toy", ledger, options=options, asked=asked)
+                assert isinstance(teacher, LLMTeacher)
+                if asked:
+                    teacher.probe()
+                before = len(endpoint.log)
+                assert teacher.counts_tokens()
+                assert len(endpoint.log) > before
+                teacher.close()
+            sent = [seen.headers for seen in endpoint.log]
+            assert {headers["authorization"] for headers in sent} == {expected}
+            assert not [value for headers in sent for value in headers.values() if "common" in value]
+            assert not [name for headers in sent for name in headers if name.startswith("x-stainless-os")]
+    monkeypatch.delenv("RANKER_KEY")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        options = TeacherOptions(base_url="http://127.0.0.1:1/v1", key_variable="RANKER_KEY")
+        assert open_teacher("openai:toy", ledger, options=options, asked=False).name == "openai:toy"
+        with pytest.raises(GeckoError, match="RANKER_KEY holds no key"):
+            open_teacher("openai:toy", ledger, options=options)
+
+
+def test_the_common_account_goes_to_the_common_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-the-common-key")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-gateway: wanted")
+    with Endpoint("vllm") as endpoint, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        teacher = open_teacher("openai:toy", ledger, options=TeacherOptions(base_url=endpoint.url))
+        assert isinstance(teacher, LLMTeacher)
+        teacher.probe()
+        teacher.close()
+        headers = endpoint.log[0].headers
+    assert headers["authorization"] == "Bearer sk-the-common-key"
+    assert headers["x-gateway"] == "wanted"
 
 
 def test_a_plan_needs_no_key_and_a_run_does(tmp_path: Path) -> None:

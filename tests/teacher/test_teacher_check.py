@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,14 @@ def test_a_check_leaves_no_connection_open(tmp_path: Path, caplog: pytest.LogCap
     assert "Unclosed" not in caplog.text
 
 
-def ranking(*, fused: tuple[float, float, float], gain: tuple[float, float, float], good: bool) -> dict:
+def ranking(
+    *,
+    fused: tuple[float, float, float],
+    gain: tuple[float, float, float],
+    good: bool,
+    available: int = 99,
+    failed: int = 0,
+) -> dict:
     """What is found of a teacher that is no language model: differences as (mean, low, high)."""
     return {
         "teacher": "offline",
@@ -57,7 +65,8 @@ def ranking(*, fused: tuple[float, float, float], gain: tuple[float, float, floa
             "dataset": "toy",
             "split": "train",
             "n": 40,
-            "failed": 0,
+            "available": available,
+            "failed": failed,
             "ndcg_at_10": {"miner": 0.6, "ql": 0.7, "rc": 0.65, "rrf": 0.7 + fused[0]},
             "delta_to_miner": {"rrf": {"delta": gain[0], "ci95": list(gain[1:])}},
             "fused_to_better": {"better": "ql", "delta": fused[0], "ci95": list(fused[1:])},
@@ -70,10 +79,41 @@ def test_the_verdict_says_whether_the_sample_can_tell() -> None:
     passed = render_check(ranking(fused=(0.01, -0.01, 0.03), gain=(0.11, 0.05, 0.2), good=True))
     assert "fused    +11.0 [+5.0, +20.0] against the miner, +1.0 [-1.0, +3.0] against the better part (QL)" in passed
     assert "toy (train)" in passed
-    assert "good enough: fusing both" in passed
+    assert "good enough: fused no worse than its better part, and that no worse than the miner" in passed
     assert "raise --sample" not in passed
     unclear = render_check(ranking(fused=(-0.002, -0.01, 0.01), gain=(0.1, 0.05, 0.2), good=False))
     assert "not clearly good enough" in unclear
     assert "raise --sample" in unclear
     for fused, gain in (((-0.05, -0.08, -0.02), (0.1, 0.05, 0.2)), ((-0.002, -0.01, 0.01), (0.0, -0.1, 0.1))):
         assert "raise --sample" not in render_check(ranking(fused=fused, gain=gain, good=False))
+    # No larger sample is to be had; and what failed is no matter of the sample.
+    near = {"fused": (-0.002, -0.01, 0.01), "gain": (0.1, 0.05, 0.2), "good": False}
+    assert "raise --sample" not in render_check(ranking(**near, available=40))
+    assert "too many queries failed" in render_check(ranking(**near, failed=9))
+
+
+def test_a_check_through_the_batch_api_waits_for_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GECKO_API_KEY", "k")
+    monkeypatch.setattr("gecko.teacher.batched._QUIET_SECONDS", 0.01)
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    words = ("copper", "river", "violin", "bread")
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": word, "text": f"all about {word}"}) + "\n" for word in words)
+    )
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": f"q-{word}", "text": f"what is {word}"}) + "\n" for word in words)
+    )
+    lines = [f"q-{word}\t{word}\t1" for word in words]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    with Endpoint("openai", key="k") as endpoint:
+        settings = [
+            "teacher.spec=openai:toy", f"teacher.base_url={endpoint.url}", "teacher.batch=true",
+            "teacher.poll_seconds=0.01", "fret.neighbours=3",
+        ]  # fmt: skip
+        value = check_teacher(load_recipe(None, settings), tmp_path / "out", folder, tell=lambda _: None)
+        assert value["ranking"]["n"] == 4
+        # What it writes; the relevances; the orders. One more each where a reply had to be mended.
+        assert len(endpoint.batches.batches) <= 6
+    assert "seconds_a_call" not in value
+    assert "wrote" in render_check(value)

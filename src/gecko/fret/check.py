@@ -20,11 +20,17 @@ from gecko.evaluate.evaluate import Embedder
 from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, top_k
 from gecko.fret.rank import fuse
 from gecko.records import Candidate, GeneratedQuery, Passage
-from gecko.teacher.protocol import Ranker, Scores
+from gecko.teacher.protocol import AsksMany, Ranker, RankRequest, Scores, rank_all
 
 _CUT = 10
 _MOST_FAILED = 0.05  # of the queries; above it nothing is known of the teacher
 _FLAT_K = 60.0
+_SPLITS = (
+    "train",
+    "dev",
+    "validation",
+    "test",
+)  # the first that is there; a test is for the model, not for its teacher
 _ORDERS: dict[str, Callable[[Candidate], int]] = {
     "miner": lambda candidate: candidate.miner_rank,
     "ql": lambda candidate: candidate.ql_rank,
@@ -91,16 +97,17 @@ def check_ranking(
         miner: The first embedder.
         sample: Queries drawn; all where the split has no more.
         neighbours: Candidates a query.
-        split: Which judgements; None takes the training ones, where there are any, else those of the test: a teacher
-            chosen by its score on a test would flatter every later score on it.
+        split: Which judgements; None takes those of train, dev or validation, where there are any, else those of the
+            test: a teacher chosen by its score on a test would flatter every later score on it.
         seed: Seed of the draw and of the intervals.
         scores_all: Whether the teacher is to score every candidate; a thrifty schedule leaves some out on purpose.
 
     Returns:
-        ``{"dataset", "split", "n", "failed", "neighbours", "ndcg_at_10": {order: mean},
+        ``{"dataset", "split", "n", "available", "failed", "neighbours", "ndcg_at_10": {order: mean},
         "delta_to_miner": {order: {"delta", "ci95"}}, "fused_to_better": {"better", "delta", "ci95"},
         "recall_in_candidates"}``, JSON-ready; orders are ``miner``, ``ql``, ``rc``, ``rrf`` (k = 0) and ``rrf60``.
-        ``fused_to_better`` sets the fused order against the better of its two parts. ``failed`` counts the queries that
+        ``available`` counts the split's queries; ``fused_to_better`` sets the fused order against the better of its
+        two parts. ``failed`` counts the queries that
         were not ranked, or lack a score; there the miner's order fills the gaps.
 
     Raises:
@@ -118,8 +125,13 @@ def check_ranking(
     positions, cosines = top_k(miner.encode_queries(texts), corpus.vectors, neighbours)
     ranked: dict[str, list[list[int]]] = {name: [] for name in (*_ORDERS, f"rrf{_FLAT_K:g}")}
     failed = 0
-    for text, found, scores in zip(texts, positions.tolist(), cosines.tolist(), strict=True):
-        reply = teacher.rank(_query(text), [corpus.at(position) for position in found], scores)
+    requests = [
+        RankRequest(_query(text), [corpus.at(position) for position in found], scores)
+        for text, found, scores in zip(texts, positions.tolist(), cosines.tolist(), strict=True)
+    ]
+    if isinstance(teacher, AsksMany):
+        teacher.begin("rankings", len(requests))
+    for found, scores, reply in zip(positions.tolist(), cosines.tolist(), rank_all(teacher, requests), strict=True):
         failed += _failed(reply, scores_all=scores_all)
         for name, candidates in _orders([corpus.ids[position] for position in found], scores, reply).items():
             ranked[name].append([corpus.position(passage_id) for passage_id in candidates])
@@ -132,6 +144,7 @@ def check_ranking(
         "dataset": data.name,
         "split": split,
         "n": len(asked),
+        "available": len(data.queries),
         "failed": failed,
         "neighbours": positions.shape[1],
         "ndcg_at_10": {name: float(values.mean()) for name, values in scored.items()},
@@ -149,17 +162,23 @@ def passes(check: dict[str, Any]) -> bool:
     Where more than a twentieth of the queries failed, it is not: what was measured then is the miner.
     """
     figures = check["ndcg_at_10"]
-    if check["failed"] > _MOST_FAILED * check["n"]:
+    if too_many_failed(check):
         return False
     return bool(figures["rrf"] >= max(figures["ql"], figures["rc"]) >= figures["miner"])
 
 
 def _default_split(folder: Path) -> str:
-    return "train" if beir_files(folder, "train")[2].is_file() else "test"
+    there = (split for split in _SPLITS if beir_files(folder, split)[2].is_file())
+    return next(there, _SPLITS[-1])
 
 
 def _difference(before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, Any]:
     return {"delta": float((after - before).mean()), "ci95": list(paired_bootstrap(before, after, seed=seed))}
+
+
+def too_many_failed(check: dict[str, Any]) -> bool:
+    """Whether so many queries failed that the figures say little of the teacher."""
+    return bool(check["failed"] > _MOST_FAILED * check["n"])
 
 
 def _draw(query_ids: Sequence[str], sample: int, seed: int) -> list[str]:

@@ -11,7 +11,7 @@ from gecko.fret.retrieve import Neighbourhood, retrieve
 from gecko.fret.store import PassageTable
 from gecko.recipe import FretOptions
 from gecko.records import FretRow, GeneratedQuery, Quarantined, content_id
-from gecko.teacher.protocol import AsksMany, RankRequest, Scores, Teacher
+from gecko.teacher.protocol import AsksMany, RankRequest, Scores, Teacher, rank_all
 
 _SHARD = 256
 
@@ -54,9 +54,7 @@ def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teache
         RankRequest(hood.query, [store.passage(passage_id) for passage_id in hood.passage_ids], hood.miner_scores)
         for hood in hoods
     )
-    if isinstance(teacher, AsksMany):
-        return teacher.rank_many(list(requests))
-    return (teacher.rank(request.query, request.candidates, request.miner_scores) for request in requests)
+    return rank_all(teacher, requests)
 
 
 def _row(hood: Neighbourhood, scores: Scores, options: FretOptions, ranker: str) -> FretRow | Quarantined:

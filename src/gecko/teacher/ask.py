@@ -7,7 +7,7 @@ concurrency) is in ``caller``. An ask holds all that determines its answer, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from gecko.teacher.protocol import Capabilities
@@ -33,6 +33,7 @@ class Write:
         schema: JSON schema of the reply, where it is to be an object; used where the engine can enforce it.
         temperature: 0 is greedy.
         seed: Seed of the sampling, where the engine has one; a repeated ask with another seed is another ask.
+        purpose: What the text is for, by which calls are counted; it is no part of what is asked.
     """
 
     prompt: Prompt
@@ -41,6 +42,7 @@ class Write:
     schema: dict[str, Any] | None = None
     seed: int = 0
     kind: Literal["write"] = "write"
+    purpose: Literal["write", "grade", "listwise"] = "write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,18 @@ class Labels:
 
 
 Ask = Write | Likelihood | Labels
+
+
+def purpose_of(ask: Ask) -> str:
+    """What an ask is for: calls of one purpose are alike in length and time."""
+    return ask.purpose if isinstance(ask, Write) else ask.kind
+
+
+def request_of(ask: Ask) -> dict[str, Any]:
+    """What is asked, as the ledger keeps it and as its key is made; parts are shared with the ask, not copied."""
+    names = (name for name in ask.__slots__ if name != "purpose")
+    values = {name: getattr(ask, name) for name in names}
+    return {**values, "prompt": {"shared": ask.prompt.shared, "own": ask.prompt.own}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """The answer as the ledger keeps it."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Answer:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from gecko.errors import GeckoError, UsageError
-from gecko.teacher.ask import Answer, Ask, Likelihood, Write
+from gecko.teacher.ask import Answer, Ask, Likelihood, Write, purpose_of
 
 _FIRST_TOKENS_A_CHARACTER = 1 / 3  # on the high side for English; real counts replace it
 _MILLION = 1_000_000
@@ -141,10 +141,11 @@ class Budget:
         self.release(reserved)
         self.tokens += answer.input_tokens + answer.output_tokens
         if not answer.error:
-            self._characters[ask.kind] += _characters(ask)
-            self._input[ask.kind] += answer.input_tokens
-            self._output[ask.kind] += answer.output_tokens
-            self._answers[ask.kind] += 1
+            purpose = purpose_of(ask)
+            self._characters[purpose] += _characters(ask)
+            self._input[purpose] += answer.input_tokens
+            self._output[purpose] += answer.output_tokens
+            self._answers[purpose] += 1
         if self._price is None:
             return 0.0
         usd = self._price.of(answer.input_tokens, answer.output_tokens, answer.cached_tokens)
@@ -166,10 +167,10 @@ class Budget:
         )
 
     def _expected(self, ask: Ask) -> tuple[float, float]:
-        kind = ask.kind
-        if self._answers[kind]:
-            inputs = _characters(ask) * self._input[kind] / max(self._characters[kind], 1)
-            return inputs, self._output[kind] / self._answers[kind]
+        purpose = purpose_of(ask)
+        if self._answers[purpose]:
+            inputs = _characters(ask) * self._input[purpose] / max(self._characters[purpose], 1)
+            return inputs, self._output[purpose] / self._answers[purpose]
         outputs = ask.max_tokens if isinstance(ask, Write) else 1
         return _characters(ask) * _FIRST_TOKENS_A_CHARACTER, outputs
 

@@ -13,13 +13,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from gecko.errors import GeckoError
-from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Prompt, Write
+from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Prompt, Write, purpose_of, request_of
 from gecko.teacher.budget import Budget
-from gecko.teacher.ledger import Call, Ledger, call_key
+from gecko.teacher.ledger import UNPRICED, Call, Ledger, call_key
 from gecko.teacher.progress import Progress
 from gecko.teacher.protocol import Capabilities
 from gecko.teacher.traffic import Patience, Traffic
@@ -124,7 +124,7 @@ class Caller:
         Raises:
             GeckoError: No further call can be made.
         """
-        key = call_key("ask", self._engine.fingerprint, asdict(ask))
+        key = call_key("ask", self._engine.fingerprint, request_of(ask))
         held = self._held(key)
         if held is not None:
             self.calls_replayed += 1
@@ -393,11 +393,13 @@ class Caller:
         self._under_way.clear()
 
     def _call(self, job: Job, answer: Answer, usd: float, seconds: float) -> Call:
-        request = {"model": self._engine.name, **asdict(job.ask)}
-        request["prompt"]["shared"] = self._ledger.keep_text(request["prompt"]["shared"])
+        request = {"model": self._engine.name, **request_of(job.ask)}
+        request["prompt"]["shared"] = self._ledger.keep_text(job.ask.prompt.shared)
+        if not self.budget.price_known:
+            request[UNPRICED] = True
         return Call(
             job.key,
-            job.ask.kind,
+            purpose_of(job.ask),
             request,
             answer.to_json(),
             answer.input_tokens,

@@ -49,6 +49,7 @@ _INSERT = (
     " (key, kind, request, reply, input_tokens, output_tokens, usd, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 FILE_NAME = "ledger.sqlite"
+UNPRICED = "price_unknown"  # in a request: its model's price was not known when it was made
 _WAIT_SECONDS = 60
 
 
@@ -231,17 +232,18 @@ class Ledger:
     def price_unpriced(self, model: str, usd: Callable[[int, int, int], float]) -> None:
         """Give the calls of a model that were made while its price was not known the price that is known now.
 
+        They are told by a mark of their own: a call that cost nothing keeps its price.
+
         Args:
             model: The engine's name.
             usd: Dollars for input, output and cached tokens.
         """
         query = (
             "SELECT id, input_tokens, output_tokens, coalesce(json_extract(reply, '$.cached_tokens'), 0)"
-            " FROM teacher_calls WHERE usd = 0 AND input_tokens + output_tokens > 0"
-            " AND json_extract(request, '$.model') = ?"
+            " FROM teacher_calls WHERE usd = 0 AND json_extract(request, ?) AND json_extract(request, '$.model') = ?"
         )
         with self._telling():
-            found = self._db.execute(query, (model,)).fetchall()
+            found = self._db.execute(query, (f"$.{UNPRICED}", model)).fetchall()
             priced = [(usd(inputs, outputs, cached), row) for row, inputs, outputs, cached in found]
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("UPDATE teacher_calls SET usd = ? WHERE id = ?", priced)

@@ -22,7 +22,7 @@ from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher import prompting
 from gecko.teacher.ask import Answer, Ask, Engine, EngineError, Labels, Likelihood, Prompt, Write
 from gecko.teacher.caller import Caller
-from gecko.teacher.ledger import Ledger, call_key
+from gecko.teacher.ledger import UNPRICED, Ledger, call_key
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Rung, Scores
 from gecko.teacher.reply import Skipped, Unreadable, read_generation, read_grades, read_order
 from gecko.teacher.schedule import FULL, Kind, Schedule, State
@@ -195,9 +195,8 @@ class LLMTeacher:
         found = {"capabilities": asdict(known), "dialect": dialect}
         if any(used):
             key = call_key("probe", self._note, time.time_ns())
-            self._ledger.put(
-                key, "probe", {"model": self.name}, found, *used, usd=usd, seconds=time.monotonic() - started
-            )
+            request = {"model": self.name, **({} if budget.price_known else {UNPRICED: True})}
+            self._ledger.put(key, "probe", request, found, *used, usd=usd, seconds=time.monotonic() - started)
         self._ledger.note(self._note, found)
         return known
 
@@ -285,11 +284,15 @@ class LLMTeacher:
 
     def _listwise_ask(self, request: RankRequest) -> Write:
         prompt = prompting.listwise_prompt(request.query.query, _shown(request), self._prompts)
-        return Write(prompt, self._room(20 + 6 * len(request.candidates)), 0.0, prompting.LISTWISE_SCHEMA)
+        return Write(
+            prompt, self._room(20 + 6 * len(request.candidates)), 0.0, prompting.LISTWISE_SCHEMA, purpose="listwise"
+        )
 
     def _grade_ask(self, request: RankRequest) -> Write:
         prompt = prompting.grade_prompt(request.query.query, _shown(request), self._prompts)
-        return Write(prompt, self._room(40 + 10 * len(request.candidates)), 0.0, prompting.GRADE_SCHEMA)
+        return Write(
+            prompt, self._room(40 + 10 * len(request.candidates)), 0.0, prompting.GRADE_SCHEMA, purpose="grade"
+        )
 
     async def _write_one(self, seed: Passage) -> Generation:
         def reading(answer: Answer) -> tuple[str, str] | Skipped | Unreadable:

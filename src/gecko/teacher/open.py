@@ -150,7 +150,8 @@ def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True) -> En
         return OpenAIEngine(
             argument,
             base_url=options.base_url,
-            api_key=_key(options.key_variable) if asked else None,
+            api_key=_key(options.key_variable, asked=asked),
+            own_key=options.key_variable is not None,
             in_flight=options.in_flight,
             timeout=options.timeout,
             asked=asked,
@@ -167,15 +168,19 @@ def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True) -> En
     raise UsageError(f"teacher {spec!r} is no language model", f"known are {SPECS}")
 
 
-def _key(variable: str | None) -> str | None:
-    """The key in an environment variable; None to look in the usual ones."""
+def _key(variable: str | None, *, asked: bool) -> str | None:
+    """The key in an environment variable; None to look in the usual ones.
+
+    Raises:
+        GeckoError: It is to be asked, and the variable holds none.
+    """
     if variable is None:
         return None
-    if not variable:
-        from gecko.teacher.openai import NO_KEY
+    from gecko.teacher.openai import NO_KEY
 
+    if not variable:
         return NO_KEY
-    key = os.environ.get(variable)
+    key = os.environ.get(variable) or ("" if asked else NO_KEY)
     if not key:
         raise GeckoError(f"the environment variable {variable} holds no key", "set it, or leave key_variable out")
     return key

@@ -55,6 +55,8 @@ class OpenAIEngine:
         model: Name the endpoint knows the model by.
         base_url: Address up to and with ``/v1``; without it, OPENAI_BASE_URL, else OpenAI itself.
         api_key: The key; without it, GECKO_API_KEY or OPENAI_API_KEY. An endpoint with a ``base_url`` needs none.
+        own_key: Whether the key is its own and not the common one; then nothing that the environment holds for the
+            common endpoint (organization, project, headers) is sent.
         in_flight: Calls at once, at most.
         timeout: Seconds one call may take, its reply read to the end.
         asked: Whether it will be asked anything; without, no key is needed.
@@ -71,6 +73,7 @@ class OpenAIEngine:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
+        own_key: bool = False,
         in_flight: int = 64,
         timeout: float = 120.0,
         asked: bool = True,
@@ -90,6 +93,7 @@ class OpenAIEngine:
         self.timeout = timeout
         self.model = model
         self._key = key or NO_KEY
+        self._own_key = own_key
         self._dialect = Dialect()
         self._client: openai.AsyncOpenAI | None = None
         self._starts: OrderedDict[str, int] = OrderedDict()
@@ -217,17 +221,18 @@ class OpenAIEngine:
             EngineError: There is no reply, or no answer in it.
         """
         import openai
+        from aiohttp import ClientError
 
-        client = self._opened()
-        url = self._root() + route if route.startswith("/") else f"/{route}"
+        url = self._root() + route if route.startswith("/") else f"{self._base_url}/{route}"
         try:
+            client = self._opened()
             # Bytes, and not the package's models: building those takes as long as all the rest of a call.
             async with asyncio.timeout(self.timeout):
                 if body is None:
                     data = await client.get(url, cast_to=bytes)
                 else:
                     data = await client.post(url, cast_to=bytes, body=body)
-        except (openai.OpenAIError, TimeoutError, OSError, ValueError) as error:
+        except (openai.OpenAIError, ClientError, TimeoutError, OSError, ValueError) as error:
             raise self.failure(error, texts) from None
         try:
             reply = json.loads(data)
@@ -261,15 +266,45 @@ class OpenAIEngine:
                 base_url=self._base_url,
                 timeout=self.timeout,
                 max_retries=0,
+                default_headers=self._headers(),
                 http_client=openai.DefaultAioHttpClient(),  # the default one costs twice the CPU a call (docs/log.md)
             )
+            self._forget_account(self._client)
         return self._client
+
+    def _headers(self) -> dict[str, Any]:
+        """Headers that the package is to leave out.
+
+        What it tells of this machine nobody needs; and what the environment sets for the usual endpoint
+        (OPENAI_CUSTOM_HEADERS) is kept from one that has a key rule of its own.
+        """
+        from openai import Omit
+
+        told = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+        names = [f"X-Stainless-{name}" for name in told]
+        if self._own_key:
+            lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+            names += [line.partition(":")[0].strip() for line in lines if ":" in line]
+        return {name: Omit() for name in names}
 
     def blocking_client(self) -> openai.OpenAI:
         """A client of the same endpoint for calls that are few and long, such as those of the Batch API."""
         import openai
 
-        return openai.OpenAI(api_key=self._key, base_url=self._base_url, timeout=600.0, max_retries=0)
+        client = openai.OpenAI(
+            api_key=self._key,
+            base_url=self._base_url,
+            timeout=600.0,
+            max_retries=0,
+            default_headers=self._headers(),
+        )
+        self._forget_account(client)
+        return client
+
+    def _forget_account(self, client: openai.AsyncOpenAI | openai.OpenAI) -> None:
+        """Keep the common account (OPENAI_ORG_ID, OPENAI_PROJECT_ID) from an endpoint with a key of its own."""
+        if self._own_key:
+            client.organization = client.project = None
 
     async def close(self) -> None:
         """Close the connections."""

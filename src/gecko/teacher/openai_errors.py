@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -145,16 +146,25 @@ def unreached(error: BaseException, seconds: float) -> EngineError:
         error: What the ``openai`` package raised.
         seconds: How long the call was given.
     """
-    names = {type(cause).__name__ for cause in _causes(error)}
+    causes = _causes(error)
+    names = {type(cause).__name__ for cause in causes}
     # By name: the package has changed its HTTP library between versions. One of them tells a connection that was lost
-    # as one that could not be made.
-    if names & {"ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"}:
+    # as one that could not be made, so what is lost or damaged comes first.
+    if names & {"ClientResponseError", "RemoteProtocolError", "TransferEncodingError", "ContentEncodingError"}:
+        return Damaged("not HTTP as it should be")
+    lost = any(isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError) for cause in causes)
+    if lost or "ServerDisconnectedError" in names:
         return EngineError("the connection was dropped", retry=True)
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        # After other answers it may be a broken handshake; before any it is the address or the certificate.
+        told = "no secure connection to the model's address: does it speak https, and is its certificate known here?"
+        return EngineError(told, fatal=True, perhaps=True)
     if names & {"ConnectError", "ConnectTimeout"}:
         return EngineError("nobody answers at the model's address", retry=True, unreachable=True)
     if names & {"APITimeoutError", "TimeoutException", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"}:
         return EngineError(f"no answer in {seconds:g} s", retry=True, timeout=True)
-    if names & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "UnicodeEncodeError"}:
+    unusable = {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "UnicodeEncodeError", "UnicodeError"}
+    if names & unusable or type(causes[-1]) is ValueError:  # a bare one says that a header's value holds a line's end
         return EngineError("the model's address or key cannot be used: is it a URL, is the key whole?", fatal=True)
     return EngineError("the connection was dropped", retry=True)
 

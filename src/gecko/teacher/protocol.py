@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -189,3 +189,10 @@ class AsksMany(Protocol):
     def rank_many(self, requests: Sequence[RankRequest]) -> list[Scores]:
         """Score the candidates of several queries."""
         ...
+
+
+def rank_all(teacher: Ranker, requests: Iterable[RankRequest]) -> Iterable[Scores]:
+    """Score the candidates of several queries, at once where the teacher can, in the requests' order."""
+    if isinstance(teacher, AsksMany):
+        return teacher.rank_many(list(requests))
+    return (teacher.rank(request.query, request.candidates, request.miner_scores) for request in requests)
