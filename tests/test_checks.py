@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gecko.checks import beir_state, check_recipe, check_run_folder, keep_apart, model_state
+from gecko.checks import beir_state, check_recipe, check_run_folder, keep_apart, model_state, tasks_state
 from gecko.errors import GeckoError, UsageError
 from gecko.recipe import Recipe
 
@@ -40,6 +40,10 @@ def recipe(model: str, beir: Path | None, **changes: object) -> Recipe:
 def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
     check_recipe(recipe(tiny_model, beir))
     check_recipe(recipe(tiny_model, None, evaluation__dims=[384], evaluation__base="/nope"))  # nothing is evaluated
+    check_recipe(recipe(tiny_model, None, evaluation__tasks=[str(beir)]))
+    for wrong in ({"evaluation__dims": [384]}, {"evaluation__base": "/nope"}):
+        with pytest.raises(GeckoError, match=r"evaluation\.(dims|base)"):
+            check_recipe(recipe(tiny_model, None, evaluation__tasks=[str(beir)], **wrong))
     check_recipe(recipe(tiny_model, beir, train__dims=[384, 32]))  # too wide ones are left out
     (beir / "queries.jsonl").rename(beir / "queries_dev.jsonl")
     (beir / "qrels" / "test.tsv").rename(beir / "qrels" / "dev.tsv")
@@ -57,6 +61,7 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
         ("train__report_to", ["foo"], "train.report_to"),
         ("evaluation__split", "dev", "it has no qrels/dev.tsv"),
         ("evaluation__beir", ["/nope"], "it has no corpus.jsonl"),
+        ("evaluation__tasks", ["/nope"], "/nope: no such folder"),
     ],
 )
 def test_what_no_stage_could_work_with_is_named(
@@ -119,6 +124,8 @@ def test_states_change_with_their_files(tiny_model: str, beir: Path, tmp_path: P
         (lambda: model_state(str(model)), model / "model.safetensors"),
         (lambda: beir_state([str(beir)]), beir / "queries.jsonl"),
         (lambda: beir_state([str(beir)]), beir / "qrels" / "test.tsv"),
+        (lambda: tasks_state([str(beir.parent)]), beir / "qrels" / "test.tsv"),
+        (lambda: tasks_state([str(beir / "queries.jsonl")]), beir / "corpus.jsonl"),  # what lies beside a file
     ):
         before = state()
         assert state() == before

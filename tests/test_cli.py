@@ -80,6 +80,14 @@ def test_corpus_verb_writes_passages(tmp_path):
         (["evaluate", "{tmp}", "--beir", "{tmp}"], 1, "not a model"),
         (["search", "{tmp}", "words"], 1, "no index"),
         (["evaluate", "m", "--beir", "{tmp}", "--dims", "a,b"], 2, "--dims"),
+        (["evaluate", "m"], 2, "give either --beir or --tasks"),
+        (["evaluate", "m", "--beir", "{tmp}", "--tasks", "{tmp}"], 2, "give either --beir or --tasks"),
+        (["evaluate", "m", "--beir", "{tmp}", "--limit", "5"], 2, "--limit are of --tasks"),
+        (["evaluate", "m", "--tasks", "{tmp}/nowhere"], 1, "nowhere: no such folder"),
+        (["evaluate", "m", "--tasks", "{tmp}/empty"], 1, "empty: no data file"),
+        (["evaluate", "m", "--tasks", "{tmp}/empty", "--task-word", "x"], 2, "expected NAME=TEXT"),
+        (["evaluate", "m", "--tasks", "{tmp}/empty", "--limit", "1"], 2, "--limit"),
+        (["evaluate", "m", "--tasks", "{tmp}/empty", "--precision", "half"], 2, "--precision"),
         (["corpus", "{recipe}", "--out", "{tmp}/o", "--max-tokens", "0"], 2, "corpus.max_tokens"),
         (["corpus", "", "--out", "{tmp}/o"], 2, "empty"),
         (["corpus", "{recipe}", "--out", ""], 2, "the name is empty"),
@@ -102,6 +110,48 @@ def test_mistakes_give_one_line_a_hint_and_a_code(tmp_path, arguments, code, wor
     assert result.exit_code in {code, 2} if not words else result.exit_code == code
     assert words in result.stderr
     assert "Traceback" not in result.output + result.stderr
+
+
+def test_general_tasks_are_measured(tmp_path, tiny_model):
+    rows = [
+        {"sentence1": f"the {a} house", "sentence2": f"a {b} road", "score": score}
+        for a, b, score in (("red", "red", 5), ("blue", "old", 1), ("new", "new", 4), ("big", "small", 2))
+    ]
+    for name in ("alike", "other"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
+        (tmp_path / "sets" / name / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "sets" / "pictures").mkdir()
+    command = ["evaluate", tiny_model, "--base", tiny_model, "--tasks", str(tmp_path / "sets"), "--dims", "32,16"]
+    command += ["--precision", "float32", "--limit", "3", "--task-word", "sts=same meaning", "--json"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert [(row["dataset"], row["dim"]) for row in report["results"]] == [
+        (name, dim) for name in ("alike", "other") for dim in (32, 16)
+    ]
+    assert all(row["delta"] == 0 and row["ci95"] == [0, 0] and row["n"] == 3 for row in report["results"])
+    assert {fact["task"] for fact in report["sets"]} == {"same meaning"}
+    assert report["skipped"] == [{"place": "pictures", "reason": "no data file"}]
+    shown = runner.invoke(app, command[:-1])
+    assert shown.exit_code == 0
+    assert shown.stdout == ""
+    for words in ("General tasks", "| mean of types", "alike: a sample of 3 of 4", "skipped pictures: no data file"):
+        assert words in shown.stderr
+
+
+def test_the_precision_reaches_the_models(tmp_path, tiny_model, monkeypatch):
+    from gecko.embedder.embedder import Embedder
+
+    asked = []
+    make = Embedder.__init__
+    monkeypatch.setattr(
+        Embedder, "__init__", lambda self, model, bf16=None: asked.append(bf16) or make(self, model, bf16=bf16)
+    )
+    (tmp_path / "test.jsonl").write_text('{"sentence1": "a", "sentence2": "b"}\n{"sentence1": "c", "sentence2": "d"}\n')
+    for name in ("float32", "bfloat16", "auto"):
+        command = ["evaluate", tiny_model, "--base", tiny_model, "--tasks", str(tmp_path), "--precision", name]
+        assert runner.invoke(app, command).exit_code == 0
+    assert asked == [False, False, True, True, None, None]
 
 
 def test_two_runs_on_one_folder(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -174,6 +175,39 @@ def test_what_is_gone_or_changed_is_made_again(finished_run, tmp_path, harm, sta
     assert (run / "model" / "model.safetensors").stat().st_size > 1000
     assert json.loads((run / "evaluation.json").read_text())["results"]
     assert redone(finished_run, run) == []
+
+
+def test_general_tasks_are_part_of_a_run_s_evaluation(recipe_file, tmp_path):
+    rows = [
+        {"sentence1": f"the {t} is old", "sentence2": f"an old {u}", "score": int(t == u)}
+        for t, u in pairwise(TOPICS * 2)
+    ]
+    rows += [{"sentence1": f"the {t}", "sentence2": f"one {t}", "score": 1} for t in TOPICS]
+    (tmp_path / "general" / "alike").mkdir(parents=True)
+    file = tmp_path / "general" / "alike" / "test.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "general" / "pictures").mkdir()
+    changes = [f"evaluation.tasks=[{tmp_path / 'general'}]", "train.epochs=0.5"]
+    recipe, run = load_recipe(recipe_file, changes), tmp_path / "run"
+    summary = run_recipe(recipe, run)
+    assert next(stage.rows for stage in summary.stages if stage.name == "evaluation") == len(rows)
+    tasks = summary.evaluation["tasks"]
+    assert [(row["dataset"], row["dim"], row["n"]) for row in tasks["results"]] == [("alike", d, 29) for d in (32, 16)]
+    assert all(row["base"] is not None and row["ci95"] for row in tasks["results"])
+    assert summary.evaluation["results"] == []
+    page = (run / "report.html").read_text()
+    assert "General tasks" in page and "Before and after" not in page and "skipped pictures" in page
+    assert "| sts " in (run / "model" / "README.md").read_text()
+    assert redone(recipe, run) == []
+    file.write_text("\n".join(map(json.dumps, rows[:-1])))
+    assert redone(recipe, run) == ["evaluation"]
+    limited = load_recipe(recipe_file, [*changes, "evaluation.tasks_limit=5"])
+    assert redone(limited, run) == ["evaluation"]
+    assert json.loads((run / "evaluation.json").read_text())["tasks"]["results"][0]["n"] == 5
+    file.write_text(json.dumps({**rows[0], "score": "high"}))
+    with pytest.raises(GeckoError, match="no usable test set"):  # before anything is paid for
+        run_recipe(recipe, tmp_path / "another")
+    assert not (tmp_path / "another" / "passages").exists()
 
 
 def test_an_evaluation_that_is_no_object_is_an_error(tmp_path):

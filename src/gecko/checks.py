@@ -12,9 +12,11 @@ from gecko.corpus.read import source_state
 from gecko.embedder.embedder import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
+from gecko.evaluate.tasks import open_sets
 from gecko.mixture.load import check_sources
 from gecko.recipe import Recipe
 from gecko.shards import MARKS, is_run
+from gecko.tabular import SUFFIXES
 
 State = list[FileState]
 
@@ -77,7 +79,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"train.dims {list(train.dims)}: none fits the {width} of {train.student}", f"for example [{width}]"
         )
     _check_trackers(train.report_to)
-    if not evaluation.beir:
+    if not evaluation.beir and not evaluation.tasks:
         return
     _model("evaluation.base", recipe.base)
     if width and evaluation.dims and max(evaluation.dims) > width:
@@ -92,6 +94,8 @@ def check_recipe(recipe: Recipe) -> None:
                     f"{folder} is not a BEIR folder: it has no {path.relative_to(folder).as_posix()}",
                     "it should hold corpus.jsonl, queries.jsonl and qrels/<evaluation.split>.tsv",
                 )
+    if evaluation.tasks:
+        open_sets([Path(folder) for folder in evaluation.tasks])
 
 
 def model_state(spec: str) -> State:
@@ -104,6 +108,15 @@ def beir_state(folders: Sequence[str]) -> list[State]:
     """What tells whether BEIR folders were changed."""
     patterns = ("corpus.jsonl", "queries*.jsonl", "qrels/*.tsv")
     return [_state(Path(folder), (path for p in patterns for path in Path(folder).glob(p))) for folder in folders]
+
+
+def tasks_state(places: Sequence[str]) -> list[State]:
+    """What tells whether general tasks were changed: the data files in a folder; of a file, those beside it."""
+    state = []
+    for place in map(Path, places):
+        folder, pattern = (place, "**/*") if place.is_dir() else (place.parent, "*")
+        state.append(_state(folder, (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)))
+    return state
 
 
 def _state(folder: Path, paths: Any) -> State:  # noqa: ANN401

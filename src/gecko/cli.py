@@ -10,7 +10,8 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -50,6 +51,14 @@ MaxUsd = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop before they use more tokens than this, in and out together.")]
 Sources = Annotated[list[str] | None, typer.Option("--corpus", help="File, folder, glob, BEIR folder or stdlib:.")]
+
+
+class Precision(StrEnum):
+    """Of the numbers that a model computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def _verb(function: Callable[P, R]) -> Callable[P, R]:
@@ -136,13 +145,13 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages of a recipe, or go on where an earlier run stopped."""
-    from gecko.evaluate.table import render_table
+    from gecko.evaluate.table import render_evaluation
     from gecko.recipe import load_recipe
     from gecko.run import run_recipe
 
     changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens)]
     summary = run_recipe(load_recipe(recipe, changes, corpus or ()), out, tell=_say)
-    table = render_table(summary.evaluation) if summary.evaluation else ""
+    table = render_evaluation(summary.evaluation)
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
 
 
@@ -314,20 +323,47 @@ def corpus(
 @_verb
 def evaluate(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
-    beir: Annotated[list[Path], typer.Option(help="BEIR folder; repeat for several.")],
+    beir: Annotated[list[Path] | None, typer.Option(help="BEIR folder; repeat for several.")] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="Folder of any type of task, or of such folders; repeat for several.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="The model to compare with.")] = None,
     dims: Annotated[str | None, typer.Option(help="Dimensions, comma separated.")] = None,
     split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
+    precision: Annotated[
+        Precision, typer.Option(help="Of encoding; auto is bfloat16 where the hardware has it.")
+    ] = Precision.auto,
+    task_word: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TEXT", help="--tasks: words for a set or a type, in gecko's format."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="--tasks: items of a set at most, a fixed sample.")] = None,
+    samples_per_label: Annotated[
+        int, typer.Option(min=1, help="--tasks: training texts of a label in a classification.")
+    ] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on human judgements, beside BM25, its base and their hybrids."""
+    """Measure a model on human judgements: retrieval beside BM25 and hybrids, or general tasks of all types."""
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.evaluate import evaluate_models
-    from gecko.evaluate.table import render_table
+    from gecko.evaluate.table import render_table, render_tasks
+    from gecko.evaluate.tasks import TaskOptions, evaluate_tasks, open_sets
 
+    if bool(beir) == bool(tasks):
+        raise UsageError("give either --beir or --tasks", "for example --tasks data/stsb")
+    if beir and (task_word or limit):
+        raise UsageError("--task-word and --limit are of --tasks", "leave them out, or name the folder as --tasks")
     widths = _dims(dims)  # a mistake there is told before a model is loaded
-    report = evaluate_models(Embedder(model), Embedder(base) if base else None, beir, dims=widths, split=split)
-    _answer(as_json, report, render_table(report))
+    bf16 = {Precision.auto: None, Precision.float32: False, Precision.bfloat16: True}[precision]
+    sets = open_sets(tasks, TaskOptions(split, _words(task_word or ()), limit, samples_per_label)) if tasks else None
+    models = Embedder(model, bf16=bf16), Embedder(base, bf16=bf16) if base else None
+    if sets is not None:
+        report = evaluate_tasks(*models, sets, dims=widths)
+        text = render_tasks(report)
+    else:
+        report = evaluate_models(*models, beir or (), dims=widths, split=split)
+        text = render_table(report)
+    _answer(as_json, report, text)
 
 
 @app.command(epilog="Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/")
@@ -385,6 +421,16 @@ def _teacher(base_url: str | None, max_usd: float | None = None, max_tokens: int
     """The options of a verb that belong to the recipe's teacher, as its settings."""
     values = (("base_url", base_url), ("max_usd", max_usd), ("max_tokens", max_tokens))
     return [f"teacher.{name}={json.dumps(value)}" for name, value in values if value is not None]
+
+
+def _words(pairs: Sequence[str]) -> dict[str, str]:
+    words = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--task-word {pair}: expected NAME=TEXT", "for example --task-word 'nli=fact checking'")
+        words[name.strip()] = " ".join(text.split())
+    return words
 
 
 def _dims(text: str | None) -> tuple[int, ...] | None:

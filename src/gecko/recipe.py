@@ -91,6 +91,10 @@ class EvaluationOptions(Section):
     """What the run measures itself on at the end."""
 
     beir: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = Field(
+        default=(), description="folders of general tasks, against forgetting (docs/evaluation.md)"
+    )
+    tasks_limit: int | None = Field(default=None, ge=2, description="items of a general task at most, a fixed sample")
     base: str | None = Field(default=None, description="the model before; default: the student")
     dims: Dims = (384, 256, 128)
     split: str = "test"

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from gecko.checks import beir_state, check_recipe, keep_apart, model_state
+from gecko.checks import beir_state, check_recipe, keep_apart, model_state, tasks_state
 from gecko.errors import GeckoError
 from gecko.recipe import Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
@@ -313,14 +313,17 @@ def _gate(context: RunContext, folder: Path) -> dict[str, Any]:
 def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.evaluate import evaluate_models
+    from gecko.evaluate.tasks import TaskOptions, evaluate_tasks, open_sets
 
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
+    if options.beir or options.tasks:
+        tuned, base = Embedder(str(context.model_path())), Embedder(context.recipe.base)
+        report = {"model": tuned.path, "base": base.path, "results": [], "mean": {}, "queries": {}}
     if options.beir:
         same_as_miner = context.recipe.base == context.recipe.fret.miner
         same_student = context.recipe.train.student == context.recipe.fret.miner
         kept_base = same_student and context.facts("gate").get("chosen") == "base"
-        tuned, base = Embedder(str(context.model_path())), Embedder(context.recipe.base)
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,
             context.knowing_corpus(base) if same_as_miner else base,
@@ -328,8 +331,12 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
             dims=options.dims,
             split=options.split,
         )
+    if options.tasks:
+        sets = open_sets([Path(path) for path in options.tasks], TaskOptions(limit=options.tasks_limit))
+        report["tasks"] = evaluate_tasks(tuned, base, sets, dims=options.dims)
     write_json(context.out / "evaluation.json", report)
-    return {"rows": sum({row["dataset"]: row["n"] for row in report.get("results", ())}.values())}
+    rows = [*report.get("results", ()), *report.get("tasks", {}).get("results", ())]
+    return {"rows": sum({(row.get("task_type"), row["dataset"]): row["n"] for row in rows}.values())}
 
 
 def _mixture_mark(context: RunContext) -> list[object]:
@@ -390,6 +397,7 @@ STAGES: tuple[Stage, ...] = (
             lambda c: [
                 c.recipe.evaluation.model_dump(),
                 beir_state(c.recipe.evaluation.beir),
+                tasks_state(c.recipe.evaluation.tasks),
                 model_state(c.recipe.base),
                 1,
             ],

@@ -59,6 +59,22 @@ def test_a_plain_model_sees_its_own_prompts(tiny_model: str, sees: list[str]) ->
     assert sees == ["query: cat", "text: dog", "text: Owl dog"]
 
 
+def test_both_sides_of_a_symmetric_task_are_rendered_alike(tiny_model: str, sees: list[str]) -> None:
+    prepared(tiny_model, model_prompts("gecko")).encode_symmetric(["cat"], "classification", "Classification")
+    plain = prepared(tiny_model, {"query": "query: ", "document": "text: ", "STS": "sentence: ", "Clustering": ""})
+    for name in ("STS", "Clustering", "Classification", ""):
+        plain.encode_symmetric(["dog"], "a task it does not know", name)
+    prepared(tiny_model, {}).encode_symmetric(["owl"], "a task it does not know", "STS")
+    assert sees == [
+        "task: classification | query: cat",
+        "sentence: dog",  # the model's own for this kind of task
+        "dog",
+        "query: dog",  # as in training
+        "query: dog",
+        "owl",
+    ]
+
+
 def test_prompts_are_given_once(tiny_model: str) -> None:
     """The model's default prompt may not be put before a string that is rendered already."""
     embedder = prepared(tiny_model, {"query": "query: ", "document": ""})

@@ -28,5 +28,7 @@ def test_queries_and_names_are_the_embedders(tiny_model: str) -> None:
     embedder = Embedder(tiny_model)
     known = KnownPassages(embedder, [], np.empty((0, embedder.dim), np.float32))
     np.testing.assert_array_equal(known.encode_queries(["old road"]), embedder.encode_queries(["old road"]))
+    vectors = embedder.encode_symmetric(["old road"], "x", "STS")
+    np.testing.assert_array_equal(known.encode_symmetric(["old road"], "x", "STS"), vectors)
     assert (known.path, known.dim) == (embedder.path, embedder.dim)
     assert known.encode_passages([("", "new wolf")]).shape == (1, embedder.dim)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
-from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
+from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
 
 
 def random_case(seed: int, queries: int = 40, documents: int = 150, depth: int = 120):
@@ -25,6 +25,7 @@ def random_case(seed: int, queries: int = 40, documents: int = 150, depth: int =
         (lambda r, j: ndcg_at_k(r, j, 100), ir_measures.nDCG @ 100),
         (lambda r, j: recall_at_k(r, j, 100), ir_measures.R @ 100),
         (lambda r, j: reciprocal_rank(r, j, 10), ir_measures.RR @ 10),
+        (average_precision, ir_measures.AP),
     ],
 )
 def test_agrees_with_ir_measures(measure, reference):
@@ -47,6 +48,7 @@ def test_missing_documents_score_nothing():
     assert ndcg_at_k(ranking, [{0: 1}]) == 0
     assert recall_at_k(ranking, [{0: 1}]) == 0
     assert reciprocal_rank(ranking, [{0: 1}]) == 0
+    assert average_precision(ranking, [{0: 1}]) == 0
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 64, 16384])

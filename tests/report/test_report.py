@@ -13,6 +13,8 @@ from gecko.report import gather, svg
 from gecko.report.report import write_report
 from gecko.report.verdict import combined, verdict
 
+HOSTILE = "<script>alert(1)</script> {{ 7 * 7 }}"
+
 
 class Tags(HTMLParser):
     """Collects every element and checks that they nest."""
@@ -173,6 +175,36 @@ def test_verdict_of_gate_of_several_sets_and_of_nothing():
     assert verdict({"results": [alone | {"base": None, "delta": None, "ci95": None}]}, None)["word"] == "Measured alone"
     assert verdict(None, {"chosen": "tuned", "reason": "dev rose"})["kind"] == "unknown"
     assert verdict(None, None)["word"] == "Not measured"
+
+
+def test_general_tasks_are_listed_with_what_was_lost(run_directory, tmp_path):
+    report = json.loads((run_directory / "evaluation.json").read_text())
+    base = {"task_type": "pair_classification", "dataset": HOSTILE, "metric": "max_ap", "dim": 384, "n": 1725}
+    rows = [
+        base | {"base": 0.9, "tuned": 0.8, "delta": -0.1, "ci95": [-0.12, -0.08]},
+        base | {"metric": "cosine_ap", "base": 0.111, "tuned": 0.111, "delta": 0.0, "ci95": [0, 0]},
+        base | {"task_type": "sts", "metric": "cosine_spearman", "base": 0.5, "tuned": 0.6, "delta": 0.1, "ci95": None},
+    ]
+    means = {"sts@384": {}, "types@384": {"base": 0.7, "tuned": 0.7, "delta": 0.0}}
+    fact = {"dataset": "x", "split": "dev", "items": 5, "of": 9, "left_out": 2}
+    skipped = [{"place": "y", "reason": HOSTILE}]
+    tasks = {"base": "b", "results": rows, "mean": means, "sets": [fact], "skipped": skipped}
+    for results in (report["results"], []):
+        (run_directory / "evaluation.json").write_text(json.dumps(report | {"results": results, "tasks": tasks}))
+        page = write_report(run_directory, tmp_path / "r.html").read_text()
+        assert parsed(page).seen.count("script") == 1
+        assert ("Before and after" in page) == bool(results)
+        assert "Not shown" not in page
+        table = page.partition('id="general"')[2].partition("</table>")[0]
+        assert table.count("<tr>") == 1 + 2 + 1  # the main metrics and the mean of the types
+        assert '<td class="num loss">-10.0</td><td class="num">-12.0 to -8.0</td>' in table
+        assert '<td class="num ">+10.0</td>' in table  # without an interval nothing is claimed
+        assert "1 of 2 figures fell" in page and "a sample of 5 of 9" in page and "skipped y" in page
+    tasks["results"] = rows[1:]
+    (run_directory / "evaluation.json").write_text(json.dumps(report | {"tasks": tasks}))
+    assert "No figure fell" in write_report(run_directory, tmp_path / "r.html").read_text()
+    (run_directory / "evaluation.json").write_text(json.dumps(report | {"tasks": {"results": 5}}))
+    assert "general tasks: cannot be read" in write_report(run_directory, tmp_path / "r.html").read_text()
 
 
 def test_report_without_base(run_directory, tmp_path):

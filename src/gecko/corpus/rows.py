@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from gecko.corpus.decode import BROKEN, clean, legacy_encodings, unicode_encoding
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
+from gecko.jsonl import read_lines
 from gecko.records import Document, Quarantined
 
 _TEXT_FIELDS = ("text", "contents", "body", "passage")
@@ -26,17 +26,13 @@ _FIELDS = frozenset({*_TEXT_FIELDS, *_ID_FIELDS, "title"})
 
 def read_jsonl(path: Path, name: str) -> Iterator[Document | Quarantined]:
     """Read one document a line."""
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            where = f"{name}#{number}"
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-                item = _document(record, where, name)
-            except (ValueError, RecursionError) as error:
-                item = Quarantined("corpus", where, f"not JSON in UTF-8: {error}"[:300], repr(raw[:200]))
-            yield item
+    for line in read_lines(path):
+        where = f"{name}#{line.number}"
+        yield (
+            Quarantined("corpus", where, line.fault, repr(line.raw[:200]))
+            if line.fault
+            else _document(line.value, where, name)
+        )
 
 
 def read_csv(path: Path, name: str) -> Iterator[Document | Quarantined]:

@@ -203,6 +203,21 @@ class Embedder:
         prefix = self.model.prompts.get("query") or ""
         return self.encode([f"{prefix}{query}" for query in queries])
 
+    def encode_symmetric(self, texts: Sequence[str], task: str, prompt_name: str = "") -> np.ndarray:
+        """Encode texts that are compared with their like to float32 unit vectors of shape (n, dim).
+
+        Args:
+            texts: Both sides of a symmetric task, which are rendered alike, as in training.
+            task: The task's words, for the unified format.
+            prompt_name: Under which a plain model may keep a prompt of its own for this kind of task (MTEB's name of
+                it, such as ``STS``); where it has none, its prompt for queries is used.
+        """
+        if self.format == "gecko":
+            return self.encode_queries(texts, task)
+        own = self.model.prompts.get(prompt_name)
+        prefix = (self.model.prompts.get("query") or "") if own is None else own
+        return self.encode([f"{prefix}{text}" for text in texts])
+
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Encode (title, text) pairs to float32 unit vectors of shape (n, dim)."""
         prefix = "" if self.format == "gecko" else (self.model.prompts.get("document") or "")

@@ -32,6 +32,10 @@ class KnownPassages:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
         return self._embedder.encode_queries(queries, task)
 
+    def encode_symmetric(self, texts: Sequence[str], task: str, prompt_name: str = "") -> np.ndarray:
+        """Encode texts that are compared with their like to float32 unit vectors of shape (n, dim)."""
+        return self._embedder.encode_symmetric(texts, task, prompt_name)
+
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Look up or encode (title, text) pairs; float32 unit vectors of shape (n, dim)."""
         rows = np.array([self._rows.get((title, text), -1) for title, text in passages], np.int64)

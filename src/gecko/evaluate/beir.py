@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from gecko.corpus.decode import clean
 from gecko.errors import GeckoError
+from gecko.jsonl import read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ def load_beir(folder: Path, split: str = "test") -> BeirSet:
         raise GeckoError(f"{folder}: no such folder", LAYOUT)
     corpus_file, queries_file, qrels_file = beir_files(folder, split)
     doc_ids, titles, texts = _read_corpus(corpus_file)
-    questions = {_identifier(row, where): _text(row, "text", where) for row, where in _json_lines(queries_file)}
+    questions = {
+        _identifier(row, where): _text(row, "text", where) for row, where in read_objects(queries_file, LAYOUT)
+    }
     qrels = _read_qrels(qrels_file, questions, set(doc_ids))
     if not qrels:
         raise GeckoError(
@@ -80,7 +82,7 @@ def _read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Read ids, titles and texts; a document id that comes twice keeps its first text."""
     rows: dict[str, tuple[str, str]] = {}
     repeated = 0
-    for row, where in _json_lines(path):
+    for row, where in read_objects(path, LAYOUT):
         doc_id = _identifier(row, where)
         if doc_id in rows:
             repeated += 1
@@ -139,20 +141,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise GeckoError(f"{path}: no such file", LAYOUT) from None
     except (OSError, UnicodeDecodeError) as error:
         raise GeckoError(f"{path}: cannot be read ({error})", "The file must be UTF-8 text.") from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (object, "path, line n") of a JSON-lines file."""
-    for number, line in _lines(path):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", error)
-            raise GeckoError(f"{where}: not JSON ({reason})", "Each line is one JSON object.") from None
-        if not isinstance(row, dict):
-            raise GeckoError(f"{where}: not a JSON object", "Each line is one JSON object.")
-        yield row, where
 
 
 def _identifier(row: dict[str, Any], where: str) -> str:

@@ -13,7 +13,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import BeirSet, load_beir
 from gecko.evaluate.bm25 import Bm25
 from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
-from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
+from gecko.evaluate.retrieval import cut, ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ class Embedder(Protocol):
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Return unit vectors (n, dim) float32 of queries, of one task or of one each."""
+        ...
+
+    def encode_symmetric(self, texts: Sequence[str], task: str, prompt_name: str = "") -> np.ndarray:
+        """Return unit vectors (n, dim) float32 of texts that are compared with their like."""
         ...
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -72,10 +76,7 @@ def evaluate_models(
     """
     if not folders:
         raise UsageError("nothing to evaluate on", "Name at least one BEIR folder.")
-    widths = sorted({int(dim) for dim in dims} if dims else {model.dim}, reverse=True)
-    for width in widths:
-        if not 1 <= width <= model.dim:
-            raise UsageError(f"dimension {width} is not between 1 and {model.dim}", f"{model.path} has {model.dim}.")
+    widths = widths_of(model, dims)
     depth = max(depth, 100)
     report: dict[str, Any] = {"model": model.path, "base": base.path if base else None, "results": [], "queries": {}}
     for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
@@ -84,22 +85,44 @@ def evaluate_models(
         if name in report["queries"]:  # xquad/en beside mlqa/en
             name = f"{folder.parent.name}/{name}"
         logger.info("evaluating %s: %d queries, %d documents", name, len(data.queries), len(data.doc_ids))
-        results, shown = _evaluate_set(name, data, model, base, widths, depth)
+        results, shown = evaluate_set(name, data, model, base, widths, depth)
         report["results"] += results
         report["queries"][name] = shown
     report["mean"] = _means(report["results"])
     return report
 
 
-def _evaluate_set(
-    name: str, data: BeirSet, model: Embedder, base: Embedder | None, widths: list[int], depth: int
+def widths_of(model: Embedder, dims: Sequence[int] | None) -> list[int]:
+    """The dimensions to score, widest first; the model's own if none is named.
+
+    Raises:
+        UsageError: A dimension the model does not have.
+    """
+    widths = sorted({int(dim) for dim in dims} if dims else {model.dim}, reverse=True)
+    for width in widths:
+        if not 1 <= width <= model.dim:
+            raise UsageError(f"dimension {width} is not between 1 and {model.dim}", f"{model.path} has {model.dim}.")
+    return widths
+
+
+def evaluate_set(
+    name: str,
+    data: BeirSet,
+    model: Embedder,
+    base: Embedder | None,
+    widths: list[int],
+    depth: int = 100,
+    task: str | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Score one dataset: (a result for each dimension and metric, the queries most won and lost)."""
+    """Score one dataset: (a result for each dimension and metric, the queries most won and lost).
+
+    ``task`` is put before the queries of a model with gecko's format; its default word if None.
+    """
     position = {doc_id: index for index, doc_id in enumerate(data.doc_ids)}
     judged = [{position[doc]: grade for doc, grade in grades.items()} for grades in data.qrels.values()]
     keyword = Bm25(data.titles, data.texts).search(list(data.queries.values()), depth)[0]
     keyword_scores = {metric: measure(keyword, judged) for metric, measure in METRICS.items()}
-    encoded = {"tuned": _encode(model, data)} | ({"base": _encode(base, data)} if base else {})
+    encoded = {"tuned": _encode(model, data, task)} | ({"base": _encode(base, data, task)} if base else {})
 
     results: list[dict[str, Any]] = []
     shown: dict[str, list[dict[str, Any]]] = {"won": [], "lost": []}
@@ -115,28 +138,27 @@ def _evaluate_set(
     return results, shown
 
 
-def _encode(model: Embedder, data: BeirSet) -> tuple[np.ndarray, np.ndarray]:
+def _encode(model: Embedder, data: BeirSet, task: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the full-width (query vectors, document vectors), checked to be numbers."""
-    queries = np.asarray(model.encode_queries(list(data.queries.values())), np.float32)
+    queries = np.asarray(model.encode_queries(list(data.queries.values()), task), np.float32)
     documents = np.asarray(model.encode_passages(list(zip(data.titles, data.texts, strict=True))), np.float32)
-    for vectors in (queries, documents):
-        if not np.isfinite(vectors).all():
-            raise GeckoError(f"{model.path}: some vectors are not numbers", "The training diverged: lower its rate.")
+    check_finite(model, queries, documents)
     return queries, documents
+
+
+def check_finite(model: Embedder, *vectors: np.ndarray) -> None:
+    """Refuse vectors that are not numbers.
+
+    Raises:
+        GeckoError: Some are not.
+    """
+    if not all(np.isfinite(part).all() for part in vectors):
+        raise GeckoError(f"{model.path}: some vectors are not numbers", "The training diverged: lower its rate.")
 
 
 def _rank(queries: np.ndarray, documents: np.ndarray, width: int, depth: int) -> np.ndarray:
     """Rank the documents by cosine of the first ``width`` dimensions; (n, depth)."""
-    return top_k(_cut(queries, width), _cut(documents, width), depth)[0]
-
-
-def _cut(vectors: np.ndarray, width: int) -> np.ndarray:
-    """Keep the first dimensions and bring the rows back to unit length."""
-    if width >= vectors.shape[1]:
-        return vectors
-    kept = vectors[:, :width]
-    lengths: np.ndarray = np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
-    return np.asarray(kept / lengths, np.float32)
+    return top_k(cut(queries, width), cut(documents, width), depth)[0]
 
 
 def _result(name: str, metric: str, width: int, scores: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -73,6 +73,15 @@ def _unkey(keys: np.ndarray) -> np.ndarray:
     return bits.astype(np.uint32).view(np.float32)
 
 
+def cut(vectors: np.ndarray, width: int) -> np.ndarray:
+    """Keep the first dimensions and bring the rows back to unit length."""
+    if width >= vectors.shape[1]:
+        return vectors
+    kept = vectors[:, :width]
+    lengths: np.ndarray = np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    return np.asarray(kept / lengths, np.float32)
+
+
 def gains(ranking: np.ndarray, judged: Sequence[Mapping[int, float]]) -> np.ndarray:
     """Look up the grade of every ranked document, 0 where nobody judged it or the grade is negative; (n, depth)."""
     looked_up = [
@@ -109,6 +118,16 @@ def recall_at_k(ranking: np.ndarray, judged: Sequence[Mapping[int, float]], k: i
     relevant = np.array([sum(grade > 0 for grade in grades.values()) for grades in judged], np.float64)
     recall: np.ndarray = np.divide(found, relevant, out=np.zeros_like(found), where=relevant > 0)
     return recall
+
+
+def average_precision(ranking: np.ndarray, judged: Sequence[Mapping[int, float]]) -> np.ndarray:
+    """Score each query by the mean, over its relevant documents, of the precision at their ranks; fractions (n,)."""
+    hits = gains(ranking, judged) > 0
+    precision = np.cumsum(hits, axis=1) / np.arange(1, ranking.shape[1] + 1)
+    relevant = np.array([sum(grade > 0 for grade in grades.values()) for grades in judged], np.float64)
+    found = (precision * hits).sum(axis=1)
+    averaged: np.ndarray = np.divide(found, relevant, out=np.zeros_like(found), where=relevant > 0)
+    return averaged
 
 
 def reciprocal_rank(ranking: np.ndarray, judged: Sequence[Mapping[int, float]], k: int = 10) -> np.ndarray:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
 
+from gecko.evaluate.folders import TaskType
+from gecko.evaluate.tasks import MAIN
+
+TASK_HEADINGS = ("task type", "dataset", "metric", "dim", "base", "tuned", "gain [95 %]", "items")
 HEADINGS = ("dataset", "dim", "BM25", "base", "tuned", "gain [95 %]", "BM25+base", "BM25+tuned", "queries")
 
 
@@ -22,34 +28,83 @@ def render_table(report: dict[str, Any]) -> str:
         for dim in dict.fromkeys(row["dim"] for row in results):
             mean = report.get("mean", {}).get(f"ndcg_at_10@{dim}", {})
             rows.append(_cells({**mean, "dim": dim}, "mean", ""))
-    widths = [max(len(row[column]) for row in [HEADINGS, *rows]) for column in range(len(HEADINGS))]
+    return "\n".join(["nDCG@10 x 100", "", *_lines(HEADINGS, rows, 1)])
+
+
+def render_evaluation(report: dict[str, Any]) -> str:
+    """Draw all that a run measured: retrieval, and general tasks where its recipe names any; empty if nothing."""
+    parts = [render_table(report)] if report.get("results") else []
+    return "\n\n".join(parts + ([render_tasks(report["tasks"])] if report.get("tasks") else []))
+
+
+def render_tasks(report: dict[str, Any]) -> str:
+    """Draw the main metrics x 100 of an evaluation on general tasks, their means, and what was passed over.
+
+    Args:
+        report: What ``evaluate_tasks`` returns.
+    """
+    results = [row for row in report.get("results", []) if row["metric"] == MAIN[row["task_type"]]]
+    rows = [(row["task_type"], _plain(row["dataset"]), row["metric"], *_figures(row), str(row["n"])) for row in results]
+    sets = Counter((row["task_type"], row["dim"]) for row in results)
+    for key, mean in report.get("mean", {}).items():
+        kind, _, dim = key.rpartition("@")
+        if kind == "types":
+            rows.append(("mean of types", "", "", *_figures({**mean, "dim": dim}), ""))
+        elif sets[kind, int(dim)] > 1:
+            rows.append((kind, "mean", MAIN[cast(TaskType, kind)], *_figures({**mean, "dim": dim}), ""))
+    notes = task_notes(report)
+    return "\n".join(["General tasks, x 100", "", *_lines(TASK_HEADINGS, rows, 3), *([""] if notes else []), *notes])
+
+
+def task_notes(report: dict[str, Any]) -> list[str]:
+    """Say what belongs beside the figures: other splits, samples, rows left out, and what was passed over."""
+    notes = [f"{fact['dataset']}: {_note(fact)}" for fact in report.get("sets", ()) if _note(fact)]
+    return notes + [f"skipped {item['place']}: {item['reason']}" for item in report.get("skipped", ())]
+
+
+def _lines(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], names: int) -> list[str]:
+    """Line up a Markdown table whose first columns are names and all others figures."""
+    widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
 
     def line(cells: tuple[str, ...]) -> str:
-        first = cells[0].ljust(widths[0])
-        return f"| {' | '.join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])} |"
+        padded = [c.ljust(w) if i < names else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
 
-    rule = "|".join([f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])])
-    return "\n".join(["nDCG@10 x 100", "", line(HEADINGS), f"|{rule}|", *map(line, rows)])
+    rule = "|".join(f":{'-' * (w + 1)}" if i < names else f"{'-' * (w + 1)}:" for i, w in enumerate(widths))
+    return [line(headings), f"|{rule}|", *map(line, rows)]
+
+
+def _note(fact: dict[str, Any]) -> str:
+    """How much of a set was scored; nothing where it is all of its test split."""
+    said = []
+    if fact["split"] != "test":
+        said.append(f"split {fact['split']}")
+    if fact["items"] < fact["of"]:
+        said.append(f"a sample of {fact['items']:,} of {fact['of']:,}")
+    if fact["left_out"]:
+        said.append(f"{fact['left_out']:,} left out, which order nothing")
+    return "; ".join(said)
 
 
 def _cells(row: dict[str, Any], name: str, queries: str) -> tuple[str, ...]:
     """Turn one result into the cells of its line."""
+    dim, base, tuned, gain = _figures(row)
+    hybrids = (_score(row.get("hybrid_base")), _score(row.get("hybrid_tuned")))
+    return (_plain(name), dim, _score(row.get("bm25")), base, tuned, gain, *hybrids, queries)
+
+
+def _figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """The cells of dimension, base, tuned and gain."""
     gain = "-"
     if row.get("delta") is not None:
         gain = f"{100 * row['delta']:+.1f}"
         if row.get("ci95"):
             gain += f" [{100 * row['ci95'][0]:+.1f}, {100 * row['ci95'][1]:+.1f}]"
-    return (
-        name.replace("|", "\\|"),
-        str(row["dim"]),
-        _score(row.get("bm25")),
-        _score(row.get("base")),
-        _score(row.get("tuned")),
-        gain,
-        _score(row.get("hybrid_base")),
-        _score(row.get("hybrid_tuned")),
-        queries,
-    )
+    return str(row["dim"]), _score(row.get("base")), _score(row.get("tuned")), gain
+
+
+def _plain(name: str) -> str:
+    return name.replace("|", "\\|")
 
 
 def _score(value: float | None) -> str:

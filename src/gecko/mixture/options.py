@@ -9,12 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gecko.corpus.files import HUB
+from gecko.mixture.tasks import TASKS
+from gecko.tabular import SUFFIXES
 
 Kind = Literal[
     "retrieval", "nli", "sts", "classification", "clustering", "pair_classification", "bitext", "pairs", "triples"
 ]
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 FRET = "fret"  # the source of the run's own rows
 
 # For each kind its roles, and the names under which a role's column is looked for where ``columns`` names none.
@@ -51,18 +52,6 @@ ROLES: dict[Kind, dict[str, tuple[str, ...]]] = {
 }
 OPTIONAL_ROLES = frozenset({"title"})
 
-# Of each kind the short label, which the paper uses at evaluation (table 9), and a sentence such as FRet's tasks are.
-TASKS: dict[Kind, tuple[str, str]] = {
-    "retrieval": ("search result", "Given a query, find a passage that answers it."),
-    "nli": ("semantic similarity", "Given a sentence, find a sentence that follows from it."),
-    "sts": ("semantic similarity", "Given a sentence, find a sentence with the same meaning."),
-    "classification": ("classification", "Given a text, find a text of the same class."),
-    "clustering": ("clustering", "Given a text, find a text on the same topic."),
-    "pair_classification": ("semantic similarity", "Given a text, find a text that says the same in other words."),
-    "bitext": ("semantic similarity", "Given a sentence, find its translation."),
-    "pairs": ("search result", "Given a query, find a passage that answers it."),
-    "triples": ("search result", "Given a query, find a passage that answers it."),
-}
 _SPLITS = ("train", "dev", "validation", "test")
 _ASYMMETRIC = frozenset({"retrieval", "pairs", "triples"})
 

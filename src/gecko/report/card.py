@@ -13,7 +13,7 @@ import yaml
 
 from gecko.embedder.embedder import PACKAGED_MODEL
 from gecko.errors import GeckoError
-from gecko.evaluate.table import render_table
+from gecko.evaluate.table import render_evaluation
 from gecko.report import gather
 from gecko.shards import atomic, read_json
 
@@ -117,9 +117,10 @@ def _data(recipe: dict[str, Any], fret: gather.FretFacts, passages: gather.Passa
 
 
 def _figures(evaluation: dict[str, Any]) -> str:
-    if not evaluation.get("results"):
+    table = render_evaluation(evaluation)
+    if not table:
         return "## Figures\n\nNot measured on human judgements in this run."
-    return f"## Figures\n\n{render_table(evaluation)}\n\nGains with 95 % paired bootstrap intervals over the queries."
+    return f"## Figures\n\n{table}\n\nGains with 95 % paired bootstrap intervals over the queries, pairs or texts."
 
 
 def _limits(recipe: dict[str, Any], fret: gather.FretFacts) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from gecko.evaluate.table import task_notes
+from gecko.evaluate.tasks import MAIN
 from gecko.report import svg
 from gecko.report.gather import LAST_RANK, FretFacts, PassageFacts
 
@@ -44,6 +46,20 @@ def evaluation_part(report: dict[str, Any]) -> dict[str, Any]:
         "has_base": report.get("base") is not None,
         "has_bm25": any(row.get("bm25") is not None for row in rows),
         "base": report.get("base"),
+    }
+
+
+def tasks_part(report: dict[str, Any]) -> dict[str, Any]:
+    """List the main figure of every general task, the mean of the types at each dimension, and what was passed over."""
+    rows = [row for row in report["results"] if row["metric"] == MAIN[row["task_type"]]]
+    means = {key: mean for key, mean in report["mean"].items() if key.startswith("types@")}
+    lost = [row for row in rows if row.get("ci95") and row["ci95"][1] < 0]
+    return {
+        "rows": rows,
+        "means": [{"dim": key.rpartition("@")[2], **mean} for key, mean in means.items()],
+        "lost": len(lost),
+        "has_base": report.get("base") is not None,
+        "notes": task_notes(report),
     }
 
 

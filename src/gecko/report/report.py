@@ -18,6 +18,7 @@ from gecko.report.pictures import (
     passages_part,
     quarantine_part,
     summary_part,
+    tasks_part,
     training_part,
 )
 from gecko.report.verdict import verdict
@@ -114,7 +115,12 @@ def render(run: Path) -> str:
         "run": run.resolve().name,
         "verdict": part("verdict", lambda: verdict(evaluation, gate))
         or {"word": "Unknown", "line": "", "kind": "same"},
-        "evaluation": evaluation and part("evaluation", lambda: evaluation_part(evaluation)),
+        "evaluation": evaluation
+        and evaluation.get("results")
+        and part("evaluation", lambda: evaluation_part(evaluation)),
+        "tasks": evaluation
+        and evaluation.get("tasks")
+        and part("general tasks", lambda: tasks_part(evaluation["tasks"])),
         "gate": gate and part("gate", lambda: gate_part(gate)),
         "training": history and part("training", lambda: training_part(history)),
         "passages": passages and part("passages", lambda: passages_part(passages)),

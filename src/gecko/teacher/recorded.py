@@ -13,6 +13,7 @@ from typing import Any
 
 from gecko.corpus.decode import clean
 from gecko.errors import GeckoError
+from gecko.jsonl import read_lines
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
 
@@ -106,19 +107,13 @@ def _one_line(query: str) -> str:
 
 
 def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not text.strip():
-                    continue
-                line = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise GeckoError(f"{path} line {number} is not JSON", "mend or remove the line") from error
-            fault = _fault(line, needed)
-            if fault:
-                raise GeckoError(f"{path} line {number} {fault}", "mend or remove the line")
-            yield line
+    for line in read_lines(path):
+        if line.fault:
+            raise GeckoError(f"{path} line {line.number} is not JSON", "mend or remove the line")
+        fault = _fault(line.value, needed)
+        if fault:
+            raise GeckoError(f"{path} line {line.number} {fault}", "mend or remove the line")
+        yield line.value
 
 
 def _fault(line: Any, needed: tuple[str, ...]) -> str:  # noqa: ANN401

@@ -12,8 +12,9 @@ import numpy as np
 from gecko.errors import GeckoError
 from gecko.mixture.format import TextFormat, render_passage, render_query
 from gecko.mixture.options import SourceOptions
-from gecko.mixture.sources.read import SHOWN, Item, trouble
+from gecko.mixture.sources.read import Item, trouble
 from gecko.records import Quarantined, UnifiedRow, content_id
+from gecko.tabular import SHOWN
 
 Titled = tuple[str, str]  # title, which may be empty, and text
 

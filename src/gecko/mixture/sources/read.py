@@ -6,23 +6,18 @@ with the reason and does not cost its neighbours.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from gecko.corpus.decode import clean
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
-from gecko.mixture.options import OPTIONAL_ROLES, ROLES, SUFFIXES, SourceOptions
+from gecko.mixture.options import OPTIONAL_ROLES, ROLES, SourceOptions
 from gecko.records import Quarantined
-
-_BLOCK = 1 << 22  # bytes of a delimited file read at once; a row must fit in
-SHOWN = 1000  # characters kept of what is set aside
+from gecko.tabular import SHOWN, SUFFIXES, as_label, as_score, as_text, as_texts, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,80 +91,11 @@ def _records(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
         yield from _hub(options)
         return
     for path in source_files(options):
-        suffix = path.suffix.lower()
         try:
-            if suffix == ".jsonl":
-                yield from json_records(path)
-            elif suffix == ".parquet":
-                yield from _parquet(path, options)
-            else:
-                yield from _delimited(path, "\t" if suffix == ".tsv" else ",")
+            yield from read_records(path, lambda names: _columns_of(options, dict.fromkeys(names)).values())
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
             raise trouble(options, f"cannot read {path}: {reason}", "is it whole, and UTF-8 text?") from error
-
-
-def json_records(path: Path) -> Iterator[dict[str, Any] | str]:
-    """Yield each object of a JSON Lines file, or the reason why there is none in its place."""
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                yield f"line {number} is not JSON in UTF-8: {error}"[:300]
-                continue
-            yield record if isinstance(record, dict) else f"line {number} is not a JSON object"
-
-
-def _delimited(path: Path, delimiter: str) -> Iterator[dict[str, Any] | str]:
-    """Read CSV with quotes; TSV without, as STS and GLUE are published: there a quote is a character of a text."""
-    from pyarrow import csv
-
-    broken: list[str] = []
-
-    def set_aside(row: Any) -> str:  # noqa: ANN401
-        broken.append(f"{row.actual_columns} columns instead of {row.expected_columns}: {row.text[:SHOWN]}")
-        return "skip"
-
-    with path.open(encoding="utf-8-sig") as lines:
-        header = lines.readline().rstrip("\r\n")
-    names = next(iter(_header(header, delimiter)), [])
-    reader = csv.open_csv(
-        path,
-        # One thread, so that what is set aside comes in order.
-        read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-        parse_options=csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char=False if delimiter == "\t" else '"',
-            newlines_in_values=delimiter != "\t",
-            invalid_row_handler=set_aside,
-        ),
-        # All as text: what looks like a number in the first block need not in the next.
-        convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in names}),
-    )
-    for batch in reader:
-        yield from batch.to_pylist()
-        yield from broken
-        broken.clear()
-    yield from broken
-
-
-def _header(line: str, delimiter: str) -> Iterable[list[str]]:
-    import csv
-
-    return csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
-
-
-def _parquet(path: Path, options: SourceOptions) -> Iterator[dict[str, Any] | str]:
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(path)
-    there = table.schema_arrow.names
-    wanted = set(_columns_of(options, dict.fromkeys(there)).values())
-    for batch in table.iter_batches(batch_size=1024, columns=[name for name in there if name in wanted]):
-        yield from batch.to_pylist()
 
 
 def _hub(options: SourceOptions) -> Iterator[dict[str, Any] | str]:
@@ -224,7 +150,7 @@ def _columns_of(options: SourceOptions, record: dict[str, Any]) -> dict[str, str
 def _item(where: str, record: dict[str, Any], columns: dict[str, str]) -> Item | Quarantined:
     values: dict[str, Any] = {}
     for role, column in columns.items():
-        value = _READERS.get(role, _text)(record.get(column))
+        value = _READERS.get(role, as_text)(record.get(column))
         if value is None and role not in OPTIONAL_ROLES:
             reason = f"{column}: {_WANTED.get(role, 'an empty text, or none')}"
             return Quarantined("mixture", where, reason, ascii(record)[:SHOWN])
@@ -232,37 +158,11 @@ def _item(where: str, record: dict[str, Any], columns: dict[str, str]) -> Item |
     return Item(where, values)
 
 
-def _text(value: Any) -> str | None:  # noqa: ANN401
-    return clean(value).strip() or None if isinstance(value, str) else None
-
-
-def _texts(value: Any) -> list[str] | None:  # noqa: ANN401
-    """One text or a list of them, the empty ones left out; None where none is left."""
-    found = [_text(each) for each in (value if isinstance(value, list) else [value])]
-    return [text for text in found if text] or None
-
-
-def _label(value: Any) -> str | None:  # noqa: ANN401
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, float) and value.is_integer():  # pandas writes them where a label is missing elsewhere
-        return str(int(value))
-    return str(value) if isinstance(value, int) else _text(value)
-
-
-def _score(value: Any) -> float | None:  # noqa: ANN401
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        return None
-    return score if math.isfinite(score) else None
-
-
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "label": _label,
-    "score": _score,
-    "positive": _texts,
-    "negative": _texts,
+    "label": as_label,
+    "score": as_score,
+    "positive": as_texts,
+    "negative": as_texts,
 }
 _WANTED = {"label": "no label", "score": "not a number"}
 

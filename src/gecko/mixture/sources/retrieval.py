@@ -15,7 +15,7 @@ from gecko.evaluate.beir import BeirSet, beir_files, load_beir
 from gecko.evaluate.retrieval import top_k
 from gecko.mixture.options import SourceOptions
 from gecko.mixture.sources.make import Draft, RowMaker, Titled
-from gecko.mixture.sources.read import json_records
+from gecko.tabular import json_records
 
 _NEIGHBOURS = 100  # looked through for negatives, beside the known positives
 
