@@ -54,6 +54,8 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
     ("place", "value", "words"),
     [
         ("train__student", "/nope", "train.student: no model directory at /nope"),
+        ("train__guard", {"embedder": "/nope"}, "train.guard.embedder: no model directory at /nope"),
+        ("train__distill", {"embedder": "/nope"}, "train.distill.embedder: no model directory at /nope"),
         ("fret__miner", "/nope", "fret.miner: no model directory at /nope"),
         ("evaluation__base", "/nope", "evaluation.base: no model directory at /nope"),
         ("evaluation__dims", [9999], "evaluation.dims"),

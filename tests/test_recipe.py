@@ -64,6 +64,8 @@ def test_an_override_may_hold_an_equals_sign() -> None:
         ("fret.limits=1", "fret.limit"),
         ("tran.epochs=1", "train"),
         ("sede=1", "seed"),
+        ("train.listwise.weigth=1", "train.listwise.weight"),
+        ("train.gaurd={}", "train.guard"),
     ],
 )
 def test_a_typo_gets_a_suggestion(override: str, suggestion: str) -> None:
@@ -86,6 +88,13 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         *["train.epochs=0", "train.epochs=many", "fret.negative=worst", "gate.dev_share=2", "train=3"],
         *["train.batch_size=1", "train.epochs=.inf", "train.learning_rate=.nan", "fret.min_positive_rc=.inf"],
         *["seed=-1", "seed=12345678901234567890", "train.dims=[0, -5]", "evaluation.dims=[0]"],
+        *[
+            "train.hardness.alpha=-1",
+            "train.listwise.temperature=0",
+            "train.guard.kind=near",
+            "train.candidates.count=0",
+        ],
+        *["train.contrast=-1", "train.distill.embedder=3", "train.positives.extra=-1", "train.mini_tokens=-1"],
         *["gate.alphas=[2.0]", "gate.alphas=[0]", "gate.alphas=[]", "teacher.spec=recorded:", "teacher.writer=3"],
     ],
 )
@@ -95,6 +104,18 @@ def test_a_value_out_of_range_is_named(override: str) -> None:
         load_recipe(None, [override])
     assert caught.value.hint
     assert "did you mean" not in caught.value.hint  # the key is right
+
+
+def test_a_training_that_learns_from_nothing_is_an_error() -> None:
+    with pytest.raises(UsageError, match="contrast is 0 and no other objective is on"):
+        load_recipe(None, ["train.contrast=0", "train.guard.embedder=x", "train.hardness.alpha=5"])
+    assert load_recipe(None, ["train.contrast=0", "train.listwise={weight: 1}"]).train.listwise.weight == 1.0
+
+
+def test_a_number_that_may_be_left_out_is_not_taken_for_a_text() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(None, ["train.listwise.temperature=0"])
+    assert caught.value.hint == "the default is None"
 
 
 def test_a_text_that_yaml_reads_as_something_else_is_explained() -> None:

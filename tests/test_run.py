@@ -21,7 +21,7 @@ from gecko.mixture.options import MixtureOptions
 from gecko.recipe import load_recipe
 from gecko.records import Passage
 from gecko.run import run_recipe
-from gecko.shards import read_rows, to_passage
+from gecko.shards import read_rows, to_passage, to_unified
 from gecko.stages import RunContext, _dev_rows
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]
@@ -216,13 +216,37 @@ def test_an_evaluation_that_is_no_object_is_an_error(tmp_path):
         RunContext(load_recipe(None), tmp_path).evaluation()
 
 
-def test_a_run_of_a_diverged_training_ships_the_base(recipe_file, tmp_path, tiny_model):
-    run_recipe(load_recipe(recipe_file, ["train.learning_rate=1.0e+30"]), tmp_path / "run")
-    gate = json.loads((tmp_path / "run" / "gate" / "gate.json").read_text())
-    assert gate["chosen"] == "base"
-    assert "diverged" in gate["reason"]
-    shipped, base = (Path(folder) / "model.safetensors" for folder in (tmp_path / "run" / "model", tiny_model))
-    assert shipped.stat().st_size == base.stat().st_size
+def test_a_run_whose_training_diverges_says_so_and_ends_well_with_a_lower_rate(recipe_file, tmp_path):
+    with pytest.raises(GeckoError, match="diverged") as caught:
+        run_recipe(load_recipe(recipe_file, ["train.learning_rate=1.0e+30"]), tmp_path / "run")
+    assert "train.learning_rate" in caught.value.hint
+    assert not (tmp_path / "run" / "model").exists()
+    summary = run_recipe(load_recipe(recipe_file), tmp_path / "run")
+    assert [stage.name for stage in summary.stages if not stage.skipped] == ["train", "gate", "evaluation"]
+
+
+def test_a_run_with_every_switch_of_training_on(recipe_file, tmp_path, tiny_model):
+    switches = [
+        "listwise.weight=1",
+        "margin_mse.weight=1",
+        "spread.weight=0.1",
+        "hardness.alpha=5",
+        "positives.extra=2",
+    ]
+    settings = [f"guard.embedder={tiny_model}", f"distill.embedder={tiny_model}", "positives.min_rc=1", *switches]
+    lines: list[str] = []
+    recipe = load_recipe(recipe_file, [f"train.{setting}" for setting in settings])
+    run_recipe(recipe, tmp_path / "run", tell=lines.append)
+    rows = list(read_rows(tmp_path / "run" / "mixture", to_unified))
+    assert max(len(row.candidates) for row in rows) == 6  # all that this recipe retrieves: five and the seed
+    assert all(row.positive in {c.text for c in row.candidates} for row in rows)
+    assert any("rows have scored texts" in line for line in lines)
+    assert any("more than one positive" in line for line in lines)
+    again = run_recipe(load_recipe(recipe_file, ["train.spread.weight=0.1"]), tmp_path / "run")
+    assert [stage.name for stage in again.stages if not stage.skipped] == ["mixture", "train", "gate", "evaluation"]
+    assert not any(row.candidates for row in read_rows(tmp_path / "run" / "mixture", to_unified))
+    again = run_recipe(load_recipe(recipe_file, ["train.spread.weight=0.2"]), tmp_path / "run")
+    assert [stage.name for stage in again.stages if not stage.skipped] == ["train", "gate", "evaluation"]
 
 
 def test_human_labelled_sources_are_trained_on_and_accounted_for(recipe_file, tmp_path):

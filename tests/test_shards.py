@@ -26,6 +26,7 @@ from gecko.records import (
     GeneratedQuery,
     Passage,
     Quarantined,
+    ScoredText,
     UnifiedRow,
 )
 
@@ -38,7 +39,11 @@ CANDIDATES = (
     Candidate("q", 0.25, 2, None, 2, None, 2, 1.0, 2),
 )
 FRET_ROW = FretRow("r", "t", "q", "en", "p", "p", "", CANDIDATES, False, "teacher", "listwise", "v1", 1, 2)
-UNIFIED_ROWS = [UnifiedRow("r", "t", "q", "pos", ("n1", "n2"), True, "fret"), UnifiedRow("r", "t", "q", "pos")]
+SCORED = (ScoredText("pos", 3.0, 2.0), ScoredText("n1", None, 0.5))
+UNIFIED_ROWS = [
+    UnifiedRow("r", "t", "q", "pos", ("n1", "n2"), True, "fret", SCORED),
+    UnifiedRow("r", "t", "q", "pos"),
+]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +234,15 @@ def test_rows_of_another_kind_are_an_error_of_one_line(tmp_path: Path) -> None:
     for build in (shards.to_passage, shards.to_query, shards.to_unified):
         with pytest.raises(GeckoError, match="holds rows of another kind"):
             list(shards.read_rows(tmp_path, build))
+
+
+def test_unified_rows_of_an_older_version_have_no_candidates(tmp_path: Path) -> None:
+    shards.write_stage(tmp_path, UNIFIED_ROWS, UNIFIED)
+    shard = tmp_path / "part-00000.parquet"
+    pq.write_table(pq.read_table(shard).drop_columns(["candidates"]), shard)
+    expected = [replace(row, candidates=()) for row in UNIFIED_ROWS]
+    assert list(shards.read_rows(tmp_path, shards.to_unified)) == expected
+    shards.claim_folder(tmp_path, UNIFIED)
 
 
 def test_rows_of_an_older_version_are_read_and_their_folder_is_ours(tmp_path: Path) -> None:

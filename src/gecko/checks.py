@@ -73,6 +73,9 @@ def check_recipe(recipe: Recipe) -> None:
     check_sources(recipe.mixture)
     _model("fret.miner", recipe.fret.miner)
     student = _model("train.student", train.student)
+    for key, name in (("guard", train.guard.embedder), ("distill", train.distill.embedder)):
+        if name is not None:
+            _model(f"train.{key}.embedder", name)
     width = _width(student)
     if width and train.dims and min(train.dims) > width:
         raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
@@ -15,6 +15,16 @@ from gecko.mixture.format import TextFormat
 from gecko.mixture.options import MixtureOptions
 from gecko.teacher.options import TeacherOptions
 from gecko.teacher.schedule import Thrifty
+from gecko.train.loss_options import (
+    CandidateOptions,
+    DistillOptions,
+    GuardOptions,
+    HardnessOptions,
+    ListwiseOptions,
+    MarginMseOptions,
+    PositivesOptions,
+    SpreadOptions,
+)
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -67,9 +77,38 @@ class TrainOptions(Section):
     mini_batch: int = Field(
         default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache"
     )
+    mini_tokens: int = Field(
+        default=0, ge=0, description="instead of mini_batch: tokens encoded at once, so that of short texts many are"
+    )
+    gather: bool = Field(default=True, description="the rows of all processes make one batch")
+    contrast: float = Field(default=1.0, ge=0, description="weight of equation 3 beside what follows")
+    guard: GuardOptions = GuardOptions()
+    hardness: HardnessOptions = HardnessOptions()
+    spread: SpreadOptions = SpreadOptions()
+    distill: DistillOptions = DistillOptions()
+    listwise: ListwiseOptions = ListwiseOptions()
+    margin_mse: MarginMseOptions = MarginMseOptions()
+    positives: PositivesOptions = PositivesOptions()
+    candidates: CandidateOptions = CandidateOptions()
     max_length: int = Field(default=256, ge=8, description="tokens")
     bf16: bool | None = Field(default=None, description="default: where the hardware has it")
     report_to: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _teaches_something(self) -> TrainOptions:
+        if not (self.contrast or self.spread.weight or self.distill.embedder or self.reads_scores):
+            raise ValueError("contrast is 0 and no other objective is on")
+        return self
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether training reads the ranker's scores of a row's candidates."""
+        return self.listwise.weight > 0 or self.margin_mse.weight > 0
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        """Embedders whose vectors of the training texts are read: guide and teacher, each once."""
+        return tuple(dict.fromkeys(name for name in (self.guard.embedder, self.distill.embedder) if name))
 
 
 class GateOptions(Section):
@@ -145,7 +184,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequen
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         unknown = first["type"] == "extra_forbidden"
-        hint = _nearest(key) if unknown else _about_value(first["loc"], first["input"])
+        hint = _nearest(key) if unknown else _about_value(first["loc"], first["input"], first["type"])
         raise UsageError(f"recipe: {key}: {message}", hint) from error
 
 
@@ -184,14 +223,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
 
 
-def _about_value(place: Sequence[int | str], value: object) -> str:
+def _about_value(place: Sequence[int | str], value: object, kind: str) -> str:
     """Say of a known key with a wrong value what it is, or what YAML made of the text."""
     default: object = Recipe()
     for part in place:
         default = getattr(default, str(part), default) if isinstance(default, BaseModel) else default
     if isinstance(default, BaseModel):
         return "see recipes/domain.yaml for the section's keys"
-    if isinstance(default, str | None) and not isinstance(value, str):
+    if kind == "string_type":
         key = ".".join(map(str, place))
         return f"it was read as {value!r}; quote the text: --set '{key}=\"TEXT\"'"
     return f"the default is {list(default) if isinstance(default, tuple) else default}"
@@ -201,9 +240,15 @@ def _nearest(key: str) -> str:
     """Suggest the known key that is spelt most like ``key``."""
     import difflib
 
-    known = list(Recipe.model_fields)
-    for section, field in Recipe.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            known += [f"{section}.{name}" for name in type(field.default).model_fields]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key, _keys(Recipe), n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "see recipes/domain.yaml for the keys"
+
+
+def _keys(section: type[BaseModel], before: str = "") -> list[str]:
+    """All keys of a section and of the sections in it."""
+    known = []
+    for name, field in section.model_fields.items():
+        known.append(f"{before}{name}")
+        if isinstance(field.default, BaseModel):
+            known += _keys(type(field.default), f"{before}{name}.")
+    return known

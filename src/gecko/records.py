@@ -111,11 +111,21 @@ class FretRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredText:
+    """A candidate of a unified row as a rendered string, with the ranker's relevance and fused score of it."""
+
+    text: str
+    rc: float | None
+    rrf: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class UnifiedRow:
     """One training example of any source in the one format (paper, section 3.3).
 
     ``positive`` and ``negatives`` are rendered strings (``mixture/format.py``); ``task`` and ``query`` are raw
-    and rendered when a batch is made, so that the same row can be trained with another task string.
+    and rendered when a batch is made, so that the same row can be trained with another task string. ``candidates``,
+    best first, are there where training reads a ranker's scores; the positive and the negatives are among them.
     """
 
     row_id: str
@@ -125,6 +135,7 @@ class UnifiedRow:
     negatives: tuple[str, ...] = field(default=())
     symmetric: bool = False
     source: str = ""
+    candidates: tuple[ScoredText, ...] = ()
 
 
 PASSAGES = pa.schema([(n, pa.string()) for n in ("passage_id", "source_id", "title", "text", "source", "lang")])
@@ -161,4 +172,5 @@ FRET = pa.schema(
 UNIFIED = pa.schema(
     [(n, pa.string()) for n in ("row_id", "task", "query", "positive")]
     + [("negatives", pa.list_(pa.string())), ("symmetric", pa.bool_()), ("source", pa.string())]
+    + [("candidates", pa.list_(pa.struct([("text", pa.string()), ("rc", pa.float64()), ("rrf", pa.float64())])))]
 )

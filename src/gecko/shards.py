@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gecko.errors import GeckoError, UsageError
-from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passage, Quarantined, UnifiedRow
+from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passage, Quarantined, ScoredText, UnifiedRow
 
 Row = TypeVar("Row", Passage, GeneratedQuery, FretRow, UnifiedRow)
 
@@ -280,8 +280,9 @@ def to_fret(value: dict[str, Any]) -> FretRow:
 
 
 def to_unified(value: dict[str, Any]) -> UnifiedRow:
-    """Build a unified row from its stored form."""
-    return UnifiedRow(**{**value, "negatives": tuple(value["negatives"])})
+    """Build a unified row from its stored form; one of an older version has no candidates."""
+    candidates = tuple(ScoredText(**candidate) for candidate in value.get("candidates") or ())
+    return UnifiedRow(**{**value, "negatives": tuple(value["negatives"]), "candidates": candidates})
 
 
 @contextmanager

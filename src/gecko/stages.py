@@ -264,14 +264,15 @@ def _dev_rows(context: RunContext) -> list[FretRow]:
 
 def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.mixture.load import load_mixture
-    from gecko.mixture.rows import unify_fret
+    from gecko.mixture.rows import Carried, unify_fret
 
     recipe = context.recipe
+    carried = Carried(*_carried(recipe))
     text_format = recipe.train.text_format
     accounts: list[dict[str, Any]] = []
 
     def unified() -> Iterator[UnifiedRow | Quarantined]:
-        yield from unify_fret(_training_rows(context), context.corpus, text_format)
+        yield from unify_fret(_training_rows(context), context.corpus, text_format, carried)
         miner = context.miner if any(source.negatives == "mined" for source in recipe.mixture.sources) else None
         for loaded in load_mixture(recipe.mixture, text_format, recipe.seed, miner):
             accounts.append(loaded.account())
@@ -339,11 +340,18 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     return {"rows": sum({(row.get("task_type"), row["dataset"]): row["n"] for row in rows}.values())}
 
 
+def _carried(recipe: Recipe) -> tuple[int, int, float]:
+    """How many candidates a row must carry for what training reads, and how many relevant ones of which grade."""
+    train = recipe.train
+    extra = train.positives.extra
+    return train.candidates.count if train.reads_scores else 0, extra, train.positives.min_rc if extra else 0.0
+
+
 def _mixture_mark(context: RunContext) -> list[object]:
     from gecko.mixture.load import mixture_state
 
     recipe = context.recipe
-    own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, 2]
+    own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe), 3]
     sources = [source.model_dump() for source in recipe.mixture.sources]
     return [*own, sources, mixture_state(recipe.mixture), recipe.seed if sources else None]
 
@@ -381,8 +389,8 @@ STAGES: tuple[Stage, ...] = (
                 c.recipe.train.model_dump(),
                 c.recipe.mixture.model_dump(),
                 c.recipe.seed,
-                model_state(c.recipe.train.student),
-                2,
+                [model_state(name) for name in (c.recipe.train.student, *c.recipe.train.embedders)],
+                3,
             ],
         ),
         _train,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gecko.mixture.format import (
+    SourceText,
     format_of_prompts,
     model_prompts,
     query_prompt,
     render_passage,
     render_query,
+    source_passage,
+    source_query,
 )
-from gecko.mixture.rows import unify_fret
-from gecko.records import FretRow, Passage
+from gecko.mixture.rows import Carried, unify_fret
+from gecko.records import Candidate, FretRow, Passage, UnifiedRow
 
 
 def test_the_strings_of_the_paper() -> None:
@@ -63,3 +68,50 @@ def test_fret_rows_become_unified_rows() -> None:
     assert two.negatives == ()
     (plain,) = unify_fret([fret("n")], Corpus(), "plain")
     assert (plain.positive, plain.negatives) == ("T text of p", ("text of n",))
+
+
+def candidate(name: str, rank: int, rc: float | None) -> Candidate:
+    return Candidate(name, 0.5, rank, None, rank, rc, rank, 1.0 / rank, rank)
+
+
+RANKED = tuple(
+    candidate(name, rank, rc)
+    for rank, (name, rc) in enumerate(
+        [("p", 3.0), ("a", 2.9), ("b", 1.0), ("c", 2.6), ("n", 0.5), ("d", None)], start=1
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("carried", "names"),
+    [
+        (None, ""),
+        (Carried(), ""),
+        (Carried(ranked=2), "pabn"),
+        (Carried(ranked=99), "pabcnd"),
+        (Carried(relevant=1, min_rc=2.5), "pan"),
+        (Carried(relevant=9, min_rc=2.5), "pacn"),
+        (Carried(relevant=9, min_rc=3.0), "pn"),
+        (Carried(ranked=1, relevant=9, min_rc=2.6), "pacn"),
+    ],
+)
+def test_fret_rows_carry_the_candidates_that_training_reads(carried: Carried | None, names: str) -> None:
+    row = replace(fret("n"), candidates=RANKED)
+    (made,) = unify_fret([row], Corpus(), "plain", carried)
+    expected = [c for c in RANKED if c.passage_id in names]
+    texts = ["T text of " + c.passage_id if c.passage_id != "n" else "text of n" for c in expected]
+    assert [c.text for c in made.candidates] == texts
+    assert [(c.rc, c.rrf) for c in made.candidates] == [(c.rc, c.rrf) for c in expected]
+
+
+@pytest.mark.parametrize("text_format", ["gecko", "plain"])
+def test_what_was_rendered_is_told_again(text_format) -> None:
+    row = UnifiedRow("r", "a task", "a query", "")
+    assert source_query(row) == SourceText("a task", "", "a query")
+    for title, text in (("A title", "and | text: of it"), ("", "text alone"), ("", "")):
+        rendered = render_passage(title, text, text_format)
+        told = ("", rendered) if text_format == "plain" else (title, text)  # a plain text does not say what a title was
+        assert source_passage(row, rendered, text_format) == SourceText(None, *told)
+        alike = render_query("a task", text, text_format)
+        assert source_passage(replace(row, symmetric=True), alike, text_format) == SourceText("a task", "", text)
+    assert source_passage(row, None, text_format) is None

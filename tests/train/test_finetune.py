@@ -16,10 +16,22 @@ from safetensors import SafetensorError
 from gecko.embedder.embedder import load_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts, render_passage, render_query
+from gecko.mixture.options import MixtureOptions, SourceOptions
 from gecko.recipe import TrainOptions
-from gecko.records import UnifiedRow
+from gecko.records import ScoredText, UnifiedRow
+from gecko.train import finetune as finetune_module
 from gecko.train import loss as loss_module
-from gecko.train.finetune import disable_dropout, finetune
+from gecko.train import vectors as vectors_module
+from gecko.train.finetune import disable_dropout, finetune, train_rows
+from gecko.train.loss_options import (
+    DistillOptions,
+    GuardOptions,
+    HardnessOptions,
+    ListwiseOptions,
+    LossOptions,
+    MarginMseOptions,
+    PositivesOptions,
+)
 
 
 @pytest.fixture
@@ -264,6 +276,295 @@ def test_a_full_disk_is_an_error_of_one_line_and_costs_no_model(
     assert "run again" in caught.value.hint
     assert (out / "modules.json").read_text() == "the one before"
     assert [path.name for path in out.parent.iterdir() if path.name != "checkpoints"] == ["model"]
+
+
+@pytest.fixture
+def teacher(tiny_model: str, tmp_path: Path) -> str:
+    """An embedder like the student, with other weights."""
+    model = load_model(tiny_model, device="cpu")
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(str(tmp_path / "teacher"), create_model_card=False)
+    return str(tmp_path / "teacher")
+
+
+def test_a_distillation_that_is_interrupted_goes_on_with_its_projection(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    options = options.model_copy(update={"distill": DistillOptions(embedder=teacher, weight=5.0)})
+    whole = finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
+    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-4" / "projection.safetensors").exists()
+
+    class Forbidden:
+        def __init__(self, *_: Any) -> None:
+            raise AssertionError("the teacher was asked again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors_module, "Embedder", Forbidden)
+        history = finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    assert [entry["loss"] for entry in history["loss"]] == pytest.approx([e["loss"] for e in whole["loss"]], abs=1e-4)
+    expected = weights(tmp_path / "whole" / "model")
+    found = weights(tmp_path / "cut" / "model")
+    assert found.keys() == weights(Path(options.student)).keys(), "the projection is no part of the model"
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+def test_checkpoints_of_another_teacher_in_the_same_place_are_not_resumed(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    options = options.model_copy(update={"distill": DistillOptions(embedder=teacher)})
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
+    model = load_model(teacher, device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).mul_(0.5)
+    model.save_pretrained(teacher, create_model_card=False)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=8)  # of the ten steps of a training from the start
+        with pytest.raises(Interrupted):
+            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+
+
+def test_vectors_are_made_once_for_all_trainings_on_the_same_texts(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    asked: list[int] = []
+
+    class Counting(vectors_module.Embedder):  # type: ignore[misc]
+        def encode(self, texts: Any) -> Any:
+            asked.append(len(texts))
+            return super().encode(texts)
+
+    monkeypatch.setattr(vectors_module, "Embedder", Counting)
+    told: list[str] = []
+    on = {"epochs": 0.5, "guard": GuardOptions(embedder=teacher), "distill": DistillOptions(embedder=teacher)}
+    options = options.model_copy(update=on)
+    finetune(rows, options, tmp_path / "model", tell=told.append)
+    texts = {row.query for row in rows} | {row.positive for row in rows} | {n for row in rows for n in row.negatives}
+    assert sum(asked) == len(texts)
+    assert told == [f"{teacher} encodes {len(texts)} training texts, once"]
+    (file,) = (tmp_path / "vectors").glob("*.f32")
+    finetune(rows, options.model_copy(update={"learning_rate": 1e-3}), tmp_path / "model")
+    assert sum(asked) == len(texts)
+    assert list((tmp_path / "vectors").glob("*.f32")) == [file]
+    finetune(rows[:20], options, tmp_path / "model")
+    assert sum(asked) > len(texts)
+    assert file not in (tmp_path / "vectors").glob("*.f32")
+
+
+def test_distillation_alone_draws_the_student_to_the_teacher(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, teacher: str
+) -> None:
+    only = {"contrast": 0.0, "distill": DistillOptions(embedder=teacher), "epochs": 10.0}
+    options = options.model_copy(update=only)
+    losses = [entry["loss"] for entry in finetune(rows, options, tmp_path / "model")["loss"]]
+    assert losses[-1] < 0.5 * losses[0]
+    again = finetune(rows, options, tmp_path / "model")  # without loading the teacher
+    assert [entry["loss"] for entry in again["loss"]] == losses
+
+
+def with_candidates(rows: list[UnifiedRow], words: list[str]) -> list[UnifiedRow]:
+    """Four more passages a row, of which the ranker likes one best, for no reason that the words would tell."""
+    drawn = random.Random(1)
+    made = []
+    for row in rows:
+        texts = [row.positive, *(render_passage("", " ".join(drawn.choices(words, k=6))) for _ in range(4))]
+        scored = tuple(ScoredText(text, rc, 1.0) for text, rc in zip(texts, (1, 3, 1, 0, 0), strict=True))
+        made.append(replace(row, negatives=(texts[4],), candidates=scored))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("switches", "epochs", "by"),
+    [
+        ({"contrast": 0.0, "listwise": ListwiseOptions(weight=1.0)}, 12.0, 0.2),
+        ({"contrast": 0.0, "margin_mse": MarginMseOptions(weight=30.0)}, 12.0, 0.2),
+        ({"positives": PositivesOptions(extra=1)}, 40.0, 0.5),  # equation 3 alone gives 0.1
+    ],
+)
+def test_what_the_ranker_says_of_candidates_is_learnt(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    tmp_path: Path,
+    words: list[str],
+    switches: dict[str, Any],
+    epochs: float,
+    by: float,
+) -> None:
+    rows = with_candidates(rows, words)
+    finetune(rows, options.model_copy(update={**switches, "epochs": epochs}), tmp_path / "model")
+
+    def liked(path: str) -> float:
+        """Mean difference of the cosines of the candidate that the ranker likes and one that it does not."""
+        model = load_model(path, device="cpu")
+        queries, good, bad = (
+            model.encode(texts, show_progress_bar=False)
+            for texts in (
+                [render_query(row.task, row.query) for row in rows],
+                [row.candidates[1].text for row in rows],
+                [row.candidates[3].text for row in rows],
+            )
+        )
+        return float(((queries * good).sum(1) - (queries * bad).sum(1)).mean())
+
+    assert liked(str(tmp_path / "model")) > liked(options.student) + by
+
+
+@pytest.mark.parametrize(
+    ("changes", "words_of_it"),
+    [
+        ({"listwise": ListwiseOptions(weight=1.0)}, "no row has any"),
+        ({"hardness": HardnessOptions(alpha=5.0), "negatives": 0}, "no row has one"),
+    ],
+)
+def test_a_switch_that_the_rows_have_nothing_for_is_an_error(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, changes: dict[str, Any], words_of_it: str
+) -> None:
+    with pytest.raises(GeckoError, match=words_of_it) as caught:
+        finetune(rows, options.model_copy(update=changes), tmp_path / "model")
+    assert caught.value.hint
+
+
+def test_each_batch_has_the_switches_of_its_source(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("fret", "apart", "own")
+    rows = [replace(row, source=names[place % 3]) for place, row in enumerate(rows)]
+    of_query = {render_query(row.task, row.query): row.source for row in rows}
+    seen: list[tuple[set[str], set[bool], set[bool]]] = []
+    forward = loss_module.GeckoLoss.forward
+
+    def recording(self: Any, features: Any, labels: Any) -> torch.Tensor:
+        columns = list(features)
+        asked = self.model.tokenizer.batch_decode(columns[0]["input_ids"], skip_special_tokens=True)
+        plain = {text.replace(" ", ""): source for text, source in of_query.items()}
+        seen.append(
+            (
+                {plain[text.replace(" ", "")] for text in asked},
+                set(labels["in_batch"].tolist()),
+                set(labels["same_tower"].tolist()),
+            )
+        )
+        return forward(self, columns, labels)
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", recording)
+    mixture = MixtureOptions(
+        sources=(
+            SourceOptions(path="x", kind="sts", name="apart", in_batch=False),
+            SourceOptions(path="y", kind="sts", name="own", same_tower=True),
+        )
+    )
+    options = options.model_copy(update={"same_tower": False, "epochs": 1.0})
+    finetune(rows, options, tmp_path / "model", mixture=mixture)
+    switches = {"fret": (True, False), "apart": (False, False), "own": (True, True)}
+    assert {source for sources, _, _ in seen for source in sources} == set(names)
+    for sources, in_batch, same_tower in seen:
+        (source,) = sources
+        assert ((in_batch, same_tower)) == ({switches[source][0]}, {switches[source][1]})
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at: int, what: str) -> None:
+    """Let the value or the gradient of the ``at``-th batch be no number."""
+    total = loss_module.total
+    calls = 0
+
+    def poisoned(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = total(*args, **options)
+        return replace(found, **{what: getattr(found, what) * float("nan")}) if calls == at else found
+
+    monkeypatch.setattr(loss_module, "total", poisoned)
+
+
+@pytest.mark.parametrize(("what", "at", "goes_on_from"), [("value", 6, 4), ("gradient", 4, 2)])
+def test_a_training_that_diverges_stops_and_keeps_its_good_checkpoints(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    at: int,
+    goes_on_from: int,
+) -> None:
+    """A gradient that is no number spoils the weights, and the checkpoint of that step with them."""
+    with monkeypatch.context() as patch:
+        poison(patch, at, what)
+        with pytest.raises(GeckoError, match="diverged") as caught:
+            finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    assert "train.learning_rate" in caught.value.hint
+    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=10 - goes_on_from + 1)  # so many steps are left, so an earlier start would be caught
+        finetune(rows, options, tmp_path / "cut" / "model", seed=1)
+    expected = weights(tmp_path / "whole" / "model")
+    for name, value in weights(tmp_path / "cut" / "model").items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"mini_batch": 0}, "set train.mini_batch=32"),
+        ({"mini_batch": 8}, "lower train.mini_batch (now 8) or train.max_length (now 32)"),
+        ({"mini_tokens": 4096}, "lower train.mini_tokens (now 4096)"),
+    ],
+)
+def test_full_memory_is_an_error_that_names_the_option_to_lower(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    changes: dict[str, int],
+    option: str,
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", full)
+    with pytest.raises(GeckoError) as caught:
+        finetune(rows, options.model_copy(update=changes), tmp_path / "model")
+    assert option in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_another_error_of_training_is_not_taken_for_full_memory(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", wrong)
+    with pytest.raises(RuntimeError, match="a bug"):
+        finetune(rows, options, tmp_path / "model")
+
+
+def test_a_loss_of_one_s_own_trains_a_model_of_one_s_own(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path
+) -> None:
+    """The loss given counts, not the recipe's; with the recipe's, it is what finetune trains."""
+    found = []
+    for loss in (finetune_module.loss_options(options, 32), LossOptions(same_tower=False, dims=(32,))):
+        model = load_model(options.student)
+        train_rows(model, rows, options, loss, tmp_path / str(len(found)), seed=3)
+        assert (model.max_seq_length, model.prompts["query"]) == (48, "task: search result | query: ")
+        found.append({name: value.cpu() for name, value in model.state_dict().items()})
+    finetune(rows, options, tmp_path / "model", seed=3)
+    tuned = weights(tmp_path / "model")
+    assert all(torch.equal(value, tuned[name]) for name, value in found[0].items())
+    assert any(not torch.allclose(value, tuned[name], atol=1e-4) for name, value in found[1].items())
 
 
 def test_too_few_rows_is_an_error_of_one_line(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:

@@ -11,17 +11,14 @@ import pytest
 import torch
 
 from gecko.embedder.embedder import load_model
-from gecko.train import loss as loss_module
+from gecko.errors import GeckoError
+from gecko.train import gradient_cache
+from gecko.train.batch import BatchLayout, distinct_texts, length_groups
+from gecko.train.contrast import equation_3
 from gecko.train.finetune import disable_dropout
-from gecko.train.loss import (
-    BatchLayout,
-    GeckoLoss,
-    LossOptions,
-    distinct_texts,
-    equation_3,
-    length_groups,
-    matryoshka,
-)
+from gecko.train.loss import GeckoLoss
+from gecko.train.loss_options import LossOptions
+from gecko.train.total import total
 
 
 def reference(vectors: np.ndarray, layout: BatchLayout, options: LossOptions) -> float:  # noqa: C901
@@ -88,17 +85,58 @@ def test_loss_equals_the_written_equation(in_batch: bool, same_tower: bool, mask
     options = LossOptions(0.3, in_batch, same_tower, mask, dims)
     for seed, (slots, texts) in enumerate([(1, 60), (1, 5), (3, 9), (0, 60), (0, 4)]):
         vectors, layout = random_batch(seed, 7, slots, texts, share)
-        computed = matryoshka(torch.tensor(vectors), layout, options).item()
+        computed = total(torch.tensor(vectors), layout, options).value.item()
         assert computed == pytest.approx(reference(vectors, layout, options), abs=1e-6)
+
+
+def dense(vectors: torch.Tensor, layout: BatchLayout, options: LossOptions) -> torch.Tensor:
+    """Equation 3 as it was first written: all similarities at once, the gradient left to autograd."""
+
+    def masked(logits: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
+        return logits.masked_fill(excluded, float("-inf"))
+
+    def equal(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return own[:, None] == other[None, :]
+
+    def at(cut: torch.Tensor) -> torch.Tensor:
+        unit = torch.nn.functional.normalize(cut, dim=-1)
+        queries, positives = unit[layout.queries], unit[layout.positives]
+        own = (queries * positives).sum(-1, keepdim=True) / options.temperature
+        terms = [own]
+        same_row = torch.eye(len(queries), dtype=torch.bool)
+        duplicate = same_row | equal(layout.queries, layout.queries) | equal(layout.positives, layout.positives)
+        other_positives = duplicate | equal(layout.queries, layout.positives)
+        other_queries = duplicate | equal(layout.positives, layout.queries)
+        terms.append(masked(queries @ positives.T / options.temperature, other_positives))
+        terms.append(masked(queries @ queries.T / options.temperature, other_queries))
+        hard = torch.einsum("bd,bkd->bk", queries, unit[layout.negatives]) / options.temperature
+        missing = ~layout.has_negative | (layout.negatives == layout.positives[:, None])
+        terms.append(masked(hard, missing | (layout.negatives == layout.queries[:, None])))
+        return (torch.logsumexp(torch.cat(terms, dim=1), dim=1) - own.squeeze(1)).mean()
+
+    return torch.stack([at(vectors[:, :dim]) for dim in options.dims]).mean()
+
+
+@pytest.mark.parametrize("rows", [8, 64])
+def test_the_default_loss_and_its_gradient_are_the_first_implementation_s_to_the_last_bit(rows: int) -> None:
+    options = LossOptions(dims=(384, 256, 128))
+    vectors, layout = random_batch(rows, rows, 1, 2 * rows, 0.8, width=384)
+    leaf = torch.tensor(vectors, dtype=torch.float32).requires_grad_()
+    expected = dense(leaf, layout, options)
+    (gradient,) = torch.autograd.grad(expected, leaf)
+    found = total(leaf, layout, options)
+    assert torch.equal(found.value, expected.detach())
+    assert torch.equal(found.gradient, gradient)
+    assert gradient.abs().max() > 1e-3
 
 
 def test_loss_at_the_default_temperature_and_in_float32() -> None:
     vectors, layout = random_batch(1, 16, 1, 60, 0.7, width=32)
     options = LossOptions(dims=(32, 16))
-    computed = matryoshka(torch.tensor(vectors, dtype=torch.float32), layout, options)
+    computed = total(torch.tensor(vectors, dtype=torch.float32), layout, options).value
     assert computed.dtype == torch.float32
     assert computed.item() == pytest.approx(reference(vectors, layout, options), rel=1e-5)
-    half = matryoshka(torch.tensor(vectors, dtype=torch.bfloat16), layout, options)
+    half = total(torch.tensor(vectors, dtype=torch.bfloat16), layout, options).value
     assert half.dtype == torch.float32
 
 
@@ -200,6 +238,15 @@ def test_length_groups_cover_every_text_once() -> None:
     assert firsts[order].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_length_groups_of_so_many_tokens() -> None:
+    texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4, 4, 4, 4], [5], [6, 6])
+    groups, order = length_groups(texts, 99, tokens=6)
+    assert [group["input_ids"].shape for group in groups] == [(3, 2), (2, 3), (1, 7)]
+    firsts = torch.cat([group["input_ids"][:, 0] for group in groups])
+    assert firsts[order].tolist() == [1, 2, 3, 4, 5, 6]
+    assert len(length_groups(texts, 1, tokens=10**6)[0]) == 1, "the number of texts does not count then"
+
+
 # On the tiny model.
 
 
@@ -221,14 +268,18 @@ def gradients(model: Any, options: LossOptions, batch, scale: float = 1.0) -> tu
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("mini_batch", [1, 4, 64])
-def test_cached_equals_plain(tiny_model: str, words: list[str], mini_batch: int, scale: float) -> None:
+@pytest.mark.parametrize(("mini_batch", "mini_tokens"), [(1, 0), (4, 0), (64, 0), (0, 1), (4, 40), (0, 10**6)])
+def test_cached_equals_plain(
+    tiny_model: str, words: list[str], mini_batch: int, mini_tokens: int, scale: float
+) -> None:
     model = load_model(tiny_model, device="cpu")
     disable_dropout(model)
     model.train()
     batch = batch_of(model, words)
     plain, expected = gradients(model, LossOptions(dims=(32, 16)), batch, scale)
-    cached, found = gradients(model, LossOptions(dims=(32, 16), mini_batch=mini_batch), batch, scale)
+    cached, found = gradients(
+        model, LossOptions(dims=(32, 16), mini_batch=mini_batch, mini_tokens=mini_tokens), batch, scale
+    )
     assert cached == pytest.approx(plain, abs=1e-5)
     assert expected.keys() == found.keys()
     assert len(found) > 20
@@ -241,7 +292,7 @@ def test_cached_equals_plain(tiny_model: str, words: list[str], mini_batch: int,
 def test_cached_replays_dropout(
     tiny_model: str, words: list[str], monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
-    monkeypatch.setattr(loss_module, "_GROUP", 4)  # the same groups draw the same dropout
+    monkeypatch.setattr(gradient_cache, "_GROUP", 4)  # the same groups draw the same dropout
     model = load_model(tiny_model, device="cpu")
     model.train()
     batch = batch_of(model, words)
@@ -288,6 +339,48 @@ def test_each_distinct_text_is_encoded_once(tiny_model: str, words: list[str], m
     }
     assert len(seen) == len(distinct) == 16
     assert set(seen) == distinct
+
+
+@pytest.mark.parametrize(
+    ("options", "widths", "passes"),
+    [
+        ({"mini_batch": 16}, 1, 1),  # it fits in one: no second pass
+        ({"mini_batch": 15}, 2, 2),
+        ({"mini_tokens": 16 * 48}, 1, 1),
+        ({"mini_tokens": 30}, None, 2),
+        ({}, 1, 1),
+    ],
+)
+def test_a_batch_that_fits_in_one_mini_batch_is_encoded_once(
+    tiny_model: str, words: list[str], options: dict[str, int], widths: int | None, passes: int
+) -> None:
+    model = load_model(tiny_model, device="cpu")
+    batch = batch_of(model, words)
+    calls: list[tuple[int, int]] = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: calls.append(tuple(inputs[0]["input_ids"].shape)))
+    GeckoLoss(model, LossOptions(**options))(*batch).backward()
+    handle.remove()
+    assert sum(rows for rows, _ in calls) == 16 * passes
+    assert widths is None or len(calls) == widths * passes
+    if options.get("mini_tokens") == 30:
+        assert all(rows == 1 or rows * width <= 30 for rows, width in calls)
+        assert max(rows for rows, _ in calls) > 1
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tiny_model: str, words: list[str]) -> None:
+    model = load_model(tiny_model, device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(GeckoError, match="not a number") as caught:
+        GeckoLoss(model, LossOptions())(*batch_of(model, words))
+    assert "train.learning_rate" in caught.value.hint
+
+
+def test_more_negatives_than_columns_is_an_error(tiny_model: str, words: list[str]) -> None:
+    model = load_model(tiny_model, device="cpu")
+    columns, labels = batch_of(model, words)
+    with pytest.raises(ValueError, match="2 negatives in 1 columns"):
+        GeckoLoss(model, LossOptions())(columns, labels + 1)
 
 
 def test_an_empty_negative_changes_nothing_end_to_end(tiny_model: str, words: list[str]) -> None:

@@ -8,7 +8,10 @@ This is the only module that renders them. An asymmetric task reads ``task: {tas
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
+
+from gecko.records import UnifiedRow
 
 TextFormat = Literal["gecko", "plain"]
 
@@ -43,3 +46,41 @@ def model_prompts(text_format: TextFormat) -> dict[str, str]:
 def format_of_prompts(prompts: Mapping[str, str | None]) -> TextFormat:
     """Tell from a saved model's prompts which format it was trained with."""
     return "gecko" if prompts.get("document") == DOCUMENT_PROMPT else "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A text before it was rendered, so that another embedder can be given it in its own format.
+
+    Attributes:
+        task: The task, where it stands on the query side; None for a passage.
+        title: A passage's title; empty where it has none or a plain text no longer tells.
+        text: The text.
+    """
+
+    task: str | None
+    title: str
+    text: str
+
+
+def source_query(row: UnifiedRow) -> SourceText:
+    """A row's query before rendering."""
+    return SourceText(row.task, "", row.query)
+
+
+def source_passage(row: UnifiedRow, rendered: str | None, text_format: TextFormat) -> SourceText | None:
+    """A text of a row's other side before rendering; None for none.
+
+    Args:
+        row: The row, which says whether its sides are alike.
+        rendered: Its positive, or another text like it.
+        text_format: How it was rendered.
+    """
+    if rendered is None:
+        return None
+    if row.symmetric:
+        return SourceText(row.task, "", rendered.removeprefix(render_query(row.task, "", text_format)))
+    if text_format == "plain":
+        return SourceText(None, "", rendered)
+    title, _, text = rendered.removeprefix("title: ").partition(" | text: ")
+    return SourceText(None, "" if title == "none" else title, text)

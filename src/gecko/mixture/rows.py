@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from gecko.mixture.format import TextFormat, render_passage
-from gecko.records import FretRow, Passage, Quarantined, UnifiedRow
+from gecko.records import Candidate, FretRow, Passage, Quarantined, ScoredText, UnifiedRow
 
 
 class Passages(Protocol):
@@ -17,13 +18,44 @@ class Passages(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Which of a row's candidates go along with it as texts, beside its positive and its negative; default: none.
+
+    Attributes:
+        ranked: At most this many, best-ranked first.
+        relevant: At most this many that are graded ``min_rc`` or more, best-ranked first.
+        min_rc: The least grade of those.
+    """
+
+    ranked: int = 0
+    relevant: int = 0
+    min_rc: float = 0.0
+
+    def of(self, row: FretRow) -> list[Candidate]:
+        """Choose among a row's candidates; they keep their order, best-ranked first."""
+        if not self.ranked and not self.relevant:
+            return []
+        others = [c for c in row.candidates if c.passage_id not in (row.positive_id, row.negative_id)]
+        graded = [c for c in others if c.rc is not None and c.rc >= self.min_rc]
+        chosen = {c.passage_id for c in (*others[: self.ranked], *graded[: self.relevant])}
+        return [c for c in row.candidates if c.passage_id in chosen | {row.positive_id, row.negative_id}]
+
+
 def unify_fret(
-    rows: Iterable[FretRow | Quarantined], passages: Passages, text_format: TextFormat
+    rows: Iterable[FretRow | Quarantined], passages: Passages, text_format: TextFormat, carried: Carried | None = None
 ) -> Iterator[UnifiedRow | Quarantined]:
     """Render FRet rows: the task and query as they are, the positive and hard negative as passages.
 
     What was set aside before passes through.
+
+    Args:
+        rows: The rows.
+        passages: The corpus.
+        text_format: How texts are rendered.
+        carried: Which candidates training reads beside positive and negative; None for none.
     """
+    carried = carried or Carried()
 
     def rendered(passage_id: str) -> str:
         passage = passages.passage(passage_id)
@@ -41,4 +73,5 @@ def unify_fret(
             negatives=(rendered(row.negative_id),) if row.negative_id else (),
             symmetric=False,
             source="fret",
+            candidates=tuple(ScoredText(rendered(c.passage_id), c.rc, c.rrf) for c in carried.of(row)),
         )

@@ -7,23 +7,26 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gecko.embedder.embedder import Embedder, has_fast_bf16, load_model
 from gecko.errors import GeckoError
-from gecko.mixture.format import TextFormat, model_prompts, render_query
+from gecko.mixture.format import TextFormat, model_prompts
 from gecko.mixture.options import MixtureOptions
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
-from gecko.shards import fingerprint, read_json, write_json
-from gecko.train.save import is_write_error, reason, save_whole
+from gecko.shards import fingerprint
+from gecko.train.failures import train
+from gecko.train.loss_options import LossOptions
+from gecko.train.save import save_whole
 
 if TYPE_CHECKING:
     from gecko.mixture.sampler import BatchPlan
 
-_WHOLE = "whole"
+CHECKPOINTS = "checkpoints"
+VECTORS = "vectors"
 
 
 def finetune(
@@ -37,81 +40,146 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune the student on unified rows and save it.
 
-    An interrupted call resumes from its last checkpoint and then gives the same model as an uninterrupted one.
+    An interrupted call resumes from its last checkpoint and then gives the same model as an uninterrupted one. Where
+    several processes make the call together (torchrun), they share the work and one of them saves.
 
     Args:
         rows: Training rows; their order does not matter, the seed decides.
         options: The recipe's ``train`` section.
-        out: Directory for the model; checkpoints stand beside it until it is written.
+        out: Directory for the model; beside it stand the checkpoints, until it is written, and the vectors of a guide
+            or teacher.
         seed: Seeds the order of rows and the dropout.
         mixture: How the rows' sources are sampled; None takes every row once an epoch.
-        tell: Receives, before training, the lines of what will be drawn where there is more than one source.
+        tell: Receives, before training, the lines of what will be drawn where there is more than one source, and of
+            what the rows hold for the switches that are on.
 
     Returns:
         ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture"}``; the last is what
         ``describe_mixture`` returns.
 
     Raises:
-        GeckoError: There are fewer rows than a batch needs, or the disk or the memory is full.
+        GeckoError: There are fewer rows than a batch needs, they hold nothing for a switch that is on, the training
+            diverged, or the disk or the memory is full.
     """
-    if len(rows) < 2:
-        raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
-    from sentence_transformers import SentenceTransformerTrainer
     from transformers import set_seed
+
+    from gecko.train.gather import is_main, wait_for_all
+
+    _enough(rows)
+    set_seed(seed)
+    model = load_model(options.student)
+    loss = loss_options(options, int(model.get_embedding_dimension() or 0))
+    history = train_rows(model, rows, options, loss, out.parent, seed=seed, mixture=mixture, tell=tell)
+    if is_main():
+        save_whole(model, out)
+        shutil.rmtree(out.parent / CHECKPOINTS, ignore_errors=True)
+    wait_for_all()
+    return history
+
+
+def loss_options(options: TrainOptions, width: int) -> LossOptions:
+    """What the loss reads of the recipe's ``train`` section; of its Matryoshka sizes, those the student has."""
+    same = {field.name: getattr(options, field.name) for field in fields(LossOptions) if field.name != "dims"}
+    return LossOptions(dims=tuple(dim for dim in options.dims if dim <= width), **same)
+
+
+def train_rows(
+    model: Any,  # noqa: ANN401
+    rows: Sequence[UnifiedRow],
+    options: TrainOptions,
+    loss: LossOptions,
+    folder: Path,
+    *,
+    seed: int = 0,
+    mixture: MixtureOptions | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train a model on unified rows, with whatever loss; it is ready to be saved then.
+
+    Args:
+        model: The Sentence-Transformers model; it is changed in place.
+        rows: Training rows.
+        options: How to train; of the loss's switches, those of ``loss`` count.
+        loss: The loss.
+        folder: Gets ``checkpoints``, which an interrupted call goes on from and which are the caller's to delete, and
+            ``vectors``, which stay for the next training on the same texts.
+        seed: Seeds the order of rows.
+        mixture: How the rows' sources are sampled.
+        tell: As :func:`finetune`'s.
+
+    Returns:
+        As :func:`finetune`.
+
+    Raises:
+        GeckoError: As :func:`finetune`.
+    """
+    _enough(rows)
+    import torch
+    from accelerate import PartialState
+    from sentence_transformers import SentenceTransformerTrainer
 
     from gecko.mixture.describe import describe_mixture, mixture_lines
     from gecko.mixture.sampler import plan_batches, row_kinds
-    from gecko.train.loss import GeckoLoss, LossOptions
+    from gecko.train.checkpoints import checkpoint_keeper, load_projection, own_checkpoint
+    from gecko.train.columns import RowCollator, column_layout, describe_rows, make_dataset, training_rows
+    from gecko.train.gather import is_main
+    from gecko.train.loss import GeckoLoss
+    from gecko.train.vectors import TextNumbers, make_aids
 
+    PartialState(cpu=not torch.cuda.is_available())  # joins the other processes where torchrun started several
+    say = tell if tell is not None and is_main() else lambda line: None
     mixture = mixture or MixtureOptions()
-    sources = [row.source for row in rows]
-    kinds = row_kinds(rows, mixture)
-    plan = plan_batches(sources, options.batch_size, mixture, epochs=options.epochs, seed=seed, kinds=kinds)
+    sources, kinds = [row.source for row in rows], row_kinds(rows, mixture)
+    plan = plan_batches(
+        sources,
+        options.batch_size,
+        mixture,
+        epochs=options.epochs,
+        seed=seed,
+        kinds=kinds,
+        processes=PartialState().num_processes,
+    )
     facts = describe_mixture(rows, plan, mixture)
-    if tell is not None and len(facts["sources"]) > 1:
-        for line in mixture_lines(facts):
-            tell(line)
-    set_seed(seed)
-    model = load_model(options.student)
+    made = training_rows(rows, options, loss, mixture)
+    for line in [*(mixture_lines(facts) if len(facts["sources"]) > 1 else []), *describe_rows(made, options, loss)]:
+        say(line)
     inference_length = model.max_seq_length
     model.model_card_data.widget = [{}]  # an empty one would be filled, with a progress bar of its own
     disable_dropout(model)
     model.max_seq_length = min(options.max_length, inference_length or options.max_length)
     prompts = training_prompts(options.text_format, model.prompts)
-    dims = tuple(dim for dim in options.dims if dim <= int(model.get_embedding_dimension() or 0))
-    loss = GeckoLoss(
-        model,
-        LossOptions(
-            temperature=options.temperature,
-            in_batch=options.in_batch,
-            same_tower=options.same_tower,
-            mask_duplicates=options.mask_duplicates,
-            dims=dims,
-            mini_batch=options.mini_batch,
-        ),
+    layout = column_layout(made, options)
+    numbers = TextNumbers() if loss.embedders else None
+    dataset = make_dataset(made, layout, options.text_format, prompts, numbers)
+    aids = make_aids(model, loss, numbers, folder / VECTORS, seed, say)
+    mark = fingerprint(
+        options.model_dump(),
+        str(loss),
+        aids.mark,
+        Embedder(model).fingerprint,
+        seed,
+        [asdict(row) for row in rows],
+        mixture.model_dump(),
     )
-    checkpoints = out.parent / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     trainer = SentenceTransformerTrainer(
         model=model,
         args=_arguments(options, checkpoints, seed, plan),
-        train_dataset=_dataset(rows, options, prompts),
-        loss=loss,
+        train_dataset=dataset,
+        loss=GeckoLoss(model, loss, layout, aids),
+        data_collator=RowCollator(preprocess_fn=model.preprocess),
     )
     trainer.remove_callback(_progress_printer())
-    trainer.add_callback(_whole_checkpoint_marker())
+    trainer.add_callback(checkpoint_keeper(aids.projection))
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    mark = fingerprint(
-        options.model_dump(), Embedder(model).fingerprint, seed, [asdict(row) for row in rows], mixture.model_dump()
-    )
-    _keep_own_checkpoints(checkpoints, mark)
-    last = _last_whole_checkpoint(checkpoints)
-    _train(trainer, last)
+    last = own_checkpoint(checkpoints, mark)
+    if last is not None and aids.projection is not None:
+        load_projection(last, aids.projection)
+    train(trainer, last, options)
     seconds = time.monotonic() - started
     model.max_seq_length = inference_length
     model.prompts = {**prompts}
-    save_whole(model, out)
-    shutil.rmtree(checkpoints, ignore_errors=True)
     curve = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
         for entry in trainer.state.log_history
@@ -126,54 +194,9 @@ def finetune(
     }
 
 
-def _train(trainer: Any, checkpoint: Path | None) -> None:  # noqa: ANN401
-    """Train, from a checkpoint where there is one; what the machine lacks is said in a line."""
-    import torch
-
-    try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except torch.OutOfMemoryError as error:
-        raise GeckoError(f"training: {reason(error)}", "lower train.mini_batch or train.max_length") from error
-    except Exception as error:
-        if not is_write_error(error):
-            raise
-        raise GeckoError(
-            f"training stopped: {reason(error)}",
-            "free space where the disk is full, then run again: it goes on from its last checkpoint",
-        ) from error
-
-
-def _keep_own_checkpoints(folder: Path, mark: str) -> None:
-    """Throw away the checkpoints of another training (student, settings, rows): to go on would mix the two."""
-    owner = folder / "training.json"
-    if read_json(owner) != mark:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(owner, mark)
-
-
-def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a torn one, left by a kill in the middle, is removed.
-
-    The trainer writes a checkpoint's files straight into its folder, so the folder alone proves nothing.
-    """
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / _WHOLE).exists():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
-
-
-def _whole_checkpoint_marker() -> Any:  # noqa: ANN401
-    """A trainer callback that marks each checkpoint once all its files are there."""
-    from transformers import TrainerCallback
-
-    class Marker(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-    return Marker()
+def _enough(rows: Sequence[UnifiedRow]) -> None:
+    if len(rows) < 2:
+        raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
 
 
 def _memory_returner() -> Any:  # noqa: ANN401
@@ -220,30 +243,6 @@ def training_prompts(text_format: TextFormat, own: Mapping[str, str | None]) -> 
     return {name: own.get(name) or "" for name in ("query", "document")}
 
 
-def _dataset(rows: Sequence[UnifiedRow], options: TrainOptions, prompts: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """Columns query, positive, negative_1 … and how many of the negatives a row has (the loss's label).
-
-    The unified format's strings are rendered already; a plain text gets the student's own prompt here, that of queries
-    on both sides of a symmetric row.
-    """
-    from datasets import Dataset
-
-    plain = options.text_format == "plain"
-    asks, tells = (prompts["query"], prompts["document"]) if plain else ("", "")
-    before = [asks if row.symmetric else tells for row in rows]  # before the other side's texts
-    columns: dict[str, list[Any]] = {
-        "query": [asks + render_query(row.task, row.query, options.text_format) for row in rows],
-        "positive": [prompt + row.positive for prompt, row in zip(before, rows, strict=True)],
-    }
-    for slot in range(options.negatives):
-        columns[f"negative_{slot + 1}"] = [
-            prompt + row.negatives[slot] if slot < len(row.negatives) else ""
-            for prompt, row in zip(before, rows, strict=True)
-        ]
-    columns["label"] = [min(len(row.negatives), options.negatives) for row in rows]
-    return Dataset.from_dict(columns)
-
-
 def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchPlan) -> Any:  # noqa: ANN401
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
@@ -255,7 +254,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchP
     return SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=max(1, options.batch_size // plan.processes),
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         warmup_steps=round(options.warmup * steps),
@@ -268,6 +267,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchP
         logging_steps=max(1, steps // 40),
         save_strategy="steps",
         save_steps=max(1, steps // 5),
+        ddp_broadcast_buffers=False,  # processes may encode in different numbers of pieces
         save_total_limit=2,  # the older one stays until the newer is whole
         report_to=list(options.report_to) or "none",
         disable_tqdm=True,
