@@ -28,6 +28,7 @@ def recipe(model: str, beir: Path | None, **changes: object) -> Recipe:
     """A recipe of the tiny model (width 32) with ``section__key`` changed."""
     values: dict[str, dict[str, object]] = {
         "fret": {"miner": model},
+        "prefinetune": {"corpus": True},
         "train": {"student": model, "dims": [32]},
         "evaluation": {"base": model, "dims": [32, 16], "beir": [str(beir)] if beir else []},
     }
@@ -45,6 +46,7 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
         with pytest.raises(GeckoError, match=r"evaluation\.(dims|base)"):
             check_recipe(recipe(tiny_model, None, evaluation__tasks=[str(beir)], **wrong))
     check_recipe(recipe(tiny_model, beir, train__dims=[384, 32]))  # too wide ones are left out
+    check_recipe(recipe(tiny_model, beir, fret__miner="prefinetuned"))  # which the run makes
     (beir / "queries.jsonl").rename(beir / "queries_dev.jsonl")
     (beir / "qrels" / "test.tsv").rename(beir / "qrels" / "dev.tsv")
     check_recipe(recipe(tiny_model, beir, evaluation__split="dev"))
@@ -56,6 +58,8 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
         ("train__student", "/nope", "train.student: no model directory at /nope"),
         ("train__guard", {"embedder": "/nope"}, "train.guard.embedder: no model directory at /nope"),
         ("train__distill", {"embedder": "/nope"}, "train.distill.embedder: no model directory at /nope"),
+        ("prefinetune__dims", [9999], "prefinetune.dims"),
+        ("prefinetune__sources", [{"path": "/nope", "kind": "pairs"}], "source nope: no file or folder at /nope"),
         ("fret__miner", "/nope", "fret.miner: no model directory at /nope"),
         ("evaluation__base", "/nope", "evaluation.base: no model directory at /nope"),
         ("evaluation__dims", [9999], "evaluation.dims"),
@@ -83,7 +87,7 @@ def test_a_width_that_only_loading_would_tell_is_not_checked(tiny_model: str, be
         check_recipe(recipe(str(model), beir, evaluation__dims=[64]))
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "model", "passages"])
+@pytest.mark.parametrize("name", ["recipe.yaml", "model", "passages", "pairs", "prefinetune"])
 def test_a_folder_with_files_of_another_origin_is_not_run_in(tmp_path: Path, name: str) -> None:
     check_run_folder(tmp_path / "new")
     (tmp_path / "notes.txt").touch()

@@ -17,6 +17,7 @@ teacher: {spec: offline, ranker: "openai:some-model"}
 fret: {limit: 10, negative: last, styles: {question: 0.5, keywords: 0.5}}
 train: {epochs: 0.5, dims: [128, 64], bf16: false, text_format: plain}
 gate: {alphas: [0.5, 1.0], probe: false}
+prefinetune: {corpus: true, sources: [{path: faq.csv, kind: pairs}, {path: a, kind: bitext, task: [x, y]}]}
 """
 
 
@@ -134,6 +135,56 @@ def test_a_malformed_override_is_an_error(tmp_path: Path, override: str) -> None
 def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read the recipe .*nope\.yaml: No such file"):
         load_recipe(tmp_path / "nope.yaml")
+
+
+def test_pre_finetuning_is_off_until_it_names_pairs() -> None:
+    assert not Recipe().prefinetune.active
+    for one in ("corpus=true", "queries=true", "sources=[{path: x, kind: pairs}]"):
+        assert load_recipe(None, [f"prefinetune.{one}"]).prefinetune.active
+
+
+def test_a_source_of_pairs_gets_one_short_task(tmp_path: Path) -> None:
+    first, second = load_recipe(write(tmp_path, SETTINGS)).prefinetune.sources
+    assert first.tasks == ("search result",)
+    assert second.tasks == ("x", "y")
+
+
+def test_pre_finetuning_trains_by_equation_2_with_the_student_of_train() -> None:
+    of_train = ["student=s", "text_format=plain", "bf16=true", "temperature=0.9", "negatives=3"]
+    own = ["temperature=0.1", "batch_size=99", "max_steps=7"]
+    recipe = load_recipe(None, [*(f"train.{one}" for one in of_train), *(f"prefinetune.{one}" for one in own)])
+    options = recipe.prefinetune.training(recipe.train)
+    assert (options.in_batch, options.same_tower, options.negatives, options.dims) == (True, False, 0, ())
+    assert (options.student, options.text_format, options.bf16) == ("s", "plain", True)
+    assert (options.temperature, options.batch_size, options.max_steps) == (0.1, 99, 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("prefinetune.sources=[{path: x, kind: clustering}]", "x: clustering needs hard negatives"),
+        ("prefinetune.sources=[{path: x, kind: retrieval, negatives: mined}]", "in-batch negatives only"),
+        ("prefinetune.sources=[{path: x, kind: pairs, same_tower: true}]", "in-batch negatives only"),
+        ("prefinetune.sources=[{path: x, kind: pairs, in_batch: false}]", "in-batch negatives only"),
+        ("prefinetune.sources=[{path: x, kind: pairs, weight: 2}]", "weight of x"),
+        ("prefinetune.sources=[{path: x, kind: pairs}, {path: x, kind: pairs}]", "2 sources are called 'x'"),
+        ("prefinetune={corpus: true, sources: [{path: corpus, kind: pairs}]}", "the name of the run's own pairs"),
+        ("fret.miner=prefinetuned", "recipe: fret.miner is prefinetuned, but prefinetune names no pairs"),
+    ],
+)
+def test_what_pre_finetuning_cannot_use_is_named(override: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(None, [override])
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_only_a_miner_that_is_named_is_the_student() -> None:
+    same = load_recipe(None, ["train.student=m", "fret.miner=m"])
+    assert same.is_miner("m")
+    assert not same.is_miner("n")
+    own = load_recipe(None, ["train.student=prefinetuned", "fret.miner=prefinetuned", "prefinetune.corpus=true"])
+    assert not own.is_miner("prefinetuned")
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "only text", "3"])

@@ -14,7 +14,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
 from gecko.evaluate.tasks import open_sets
 from gecko.mixture.load import check_sources
-from gecko.recipe import Recipe
+from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
 from gecko.shards import MARKS, is_run
 from gecko.tabular import SUFFIXES
 
@@ -22,7 +22,7 @@ State = list[FileState]
 
 # What a run writes into its folder.
 _FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
-_FOLDERS = ("model", "train", "passages", "queries", "fret", "mixture", "miner", "gate")
+_FOLDERS = ("model", "train", "passages", "queries", "fret", "mixture", "miner", "gate", "pairs", "prefinetune")
 
 
 def check_run_folder(out: Path) -> None:
@@ -67,21 +67,16 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         UsageError: A dimension is wider than the student, or a tracker is not installed.
-        GeckoError: A model, test set or source of the mixture is not there.
+        GeckoError: A model, test set or source of the mixture or of pre-finetuning is not there.
     """
     train, evaluation = recipe.train, recipe.evaluation
     check_sources(recipe.mixture)
-    _model("fret.miner", recipe.fret.miner)
-    student = _model("train.student", train.student)
-    for key, name in (("guard", train.guard.embedder), ("distill", train.distill.embedder)):
-        if name is not None:
-            _model(f"train.{key}.embedder", name)
-    width = _width(student)
-    if width and train.dims and min(train.dims) > width:
-        raise UsageError(
-            f"train.dims {list(train.dims)}: none fits the {width} of {train.student}", f"for example [{width}]"
-        )
-    _check_trackers(train.report_to)
+    check_sources(recipe.prefinetune.mixture)
+    if recipe.fret.miner != PREFINETUNED:
+        _model("fret.miner", recipe.fret.miner)
+    width = check_training(train)
+    if recipe.prefinetune.active:
+        _check_dims("prefinetune.dims", recipe.prefinetune.dims, train.student, width)
     if not evaluation.beir and not evaluation.tasks:
         return
     _model("evaluation.base", recipe.base)
@@ -99,6 +94,25 @@ def check_recipe(recipe: Recipe) -> None:
                 )
     if evaluation.tasks:
         open_sets([Path(folder) for folder in evaluation.tasks])
+
+
+def check_training(train: TrainOptions) -> int | None:
+    """Find what would stop a training: a student that is not there, dimensions too wide for it, a missing tracker.
+
+    Returns:
+        The width of the student's vectors; None where only loading it would tell.
+
+    Raises:
+        UsageError: No dimension fits the student, or a tracker is not installed.
+        GeckoError: There is no such student.
+    """
+    width = _width(_model("train.student", train.student))
+    for key, name in (("guard", train.guard.embedder), ("distill", train.distill.embedder)):
+        if name is not None:
+            _model(f"train.{key}.embedder", name)
+    _check_dims("train.dims", train.dims, train.student, width)
+    _check_trackers(train.report_to)
+    return width
 
 
 def model_state(spec: str) -> State:
@@ -137,6 +151,11 @@ def _model(key: str, spec: str) -> Path:
         return Path(resolve_model(spec))
     except GeckoError as error:
         raise GeckoError(f"{key}: {error.message}", error.hint) from error
+
+
+def _check_dims(key: str, dims: Sequence[int], student: str, width: int | None) -> None:
+    if width and dims and min(dims) > width:
+        raise UsageError(f"{key} {list(dims)}: none fits the {width} of {student}", f"for example [{width}]")
 
 
 def _width(model: Path) -> int | None:

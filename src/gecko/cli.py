@@ -155,6 +155,43 @@ def run(
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
 
 
+@app.command(epilog="Example: gecko train recipes/gecko.yaml --stage prefinetune --corpus docs/ --out runs/docs")
+@_verb
+def train(
+    stage: Annotated[str, typer.Option(metavar="prefinetune|finetune", help="Which training.")],
+    recipe: Annotated[Path | None, typer.Argument(help="Recipe file; with --rows it may be left out.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Train on these unified rows: a .parquet or .jsonl file, or a folder of such.")
+    ] = None,
+    out: Annotated[
+        Path | None, _out("Run directory (default: runs/run), or with --rows a folder for the model (runs/train).")
+    ] = None,
+    settings: Settings = None,
+    corpus: Sources = None,
+    base_url: BaseUrl = None,
+    max_usd: MaxUsd = None,
+    max_tokens: MaxTokens = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train alone: a stage of a run with all it needs, or on rows of your own. The same command again resumes."""
+    from gecko.recipe import load_recipe
+    from gecko.training import TRAININGS, train_rows, train_stage
+
+    if stage not in TRAININGS:
+        raise UsageError(f"--stage {stage}: there is no such training", f"it is {' or '.join(TRAININGS)}")
+    if recipe is None and rows is None:
+        raise UsageError("there is nothing to train on", "name a recipe, or rows with --rows")
+    if corpus and rows is not None:
+        raise UsageError("--corpus is not read with --rows", "leave one of them out")
+    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens)]
+    values = load_recipe(recipe, changes, corpus or ())
+    if rows is None:
+        summary = train_stage(values, out or Path("runs/run"), TRAININGS[stage], tell=_say)
+    else:
+        summary = train_rows(rows, values, out or Path("runs/train"), TRAININGS[stage], tell=_say)
+    _answer(as_json, summary.to_json(), f"{summary.rows:,} rows, {summary.steps:,} steps\nmodel   {summary.model}")
+
+
 @app.command(epilog="Example: gecko plan recipes/domain.yaml --corpus docs/ --set teacher.spec=openai:gpt-5-nano")
 @_verb
 def plan(

@@ -10,9 +10,7 @@ from gecko.recipe import Recipe
 from gecko.records import FRET
 from gecko.run import run_stage
 from gecko.shards import claim_folder, fingerprint, locked, read_batches, read_json
-from gecko.stages import STAGES, RunContext
-
-_STEPS = ("miner", "queries", "fret")
+from gecko.stages import RunContext, stages_for
 
 
 def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -20,7 +18,7 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
 
     Args:
         passages: Directory of passages, as ``gecko corpus`` or a run makes it.
-        recipe: Its ``teacher``, ``fret`` and ``seed`` count.
+        recipe: Its ``teacher``, ``fret`` and ``seed`` count, and ``prefinetune`` where that makes the miner.
         out: Gets the FRet rows; what leads to them is kept in ``.work`` in it, so that a call is never made twice.
         tell: Receives one line a step.
 
@@ -38,7 +36,8 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
             read_json(passages / "_stage.json"),
             [[path.name, path.stat().st_size] for path in sorted(passages.glob("part-*.parquet"))],
         )
-        results = {stage.name: run_stage(stage, context, tell) for stage in STAGES if stage.name in _STEPS}
+        steps = [stage for stage in stages_for(recipe, "fret") if stage.name != "passages"]
+        results = {stage.name: run_stage(stage, context, tell) for stage in steps}
         spent = context.ledger.stats()
     return {
         "out": str(out),

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gecko.corpus.files import HUB
 from gecko.fret.generate import generate, sample_seeds
 from gecko.fret.store import PassageTable
+from gecko.mixture.options import QUERIES, TITLES
 from gecko.recipe import Recipe
 from gecko.records import GeneratedQuery, Passage
 from gecko.run import run_stage
-from gecko.stages import STAGES, RunContext
+from gecko.stages import STAGES, RunContext, stages_for
 from gecko.teacher.ask import Ask
 from gecko.teacher.llm import LLMTeacher
 from gecko.teacher.protocol import RankRequest
@@ -59,13 +61,15 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
     """
     notes: list[str] = []
     with RunContext(recipe, out, tell=tell, asks=False) as context:
-        context.check()
+        context.check(stages_for(recipe))
         run_stage(STAGES[0], context, tell)
         table = PassageTable(context.folder("passages"))
         seeds = sample_seeds(table, recipe.fret.limit, context.writer.seeds_available(), recipe.seed)
         written, queries = _plan_writing(context, table, seeds, notes)
         ranked = _plan_ranking(context, table, queries, len(seeds), notes)
-    stages = [written, ranked]
+        stages = [written, ranked]
+        if recipe.prefinetune.active:
+            stages.append(_plan_prefinetuning(context, table, len(seeds), notes))
     prices = [stage.usd for stage in stages if stage.usd is not None]
     total = {
         "calls": sum(stage.calls for stage in stages),
@@ -79,12 +83,12 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
 
 def render_plan(plan: dict[str, Any]) -> str:
     """The plan as a table for people."""
-    lines = [f"{'stage':<9}{'calls':>10}{'input tok':>13}{'output tok':>12}{'usd':>10}{'minutes':>9}  teacher"]
+    lines = [f"{'stage':<12}{'calls':>10}{'input tok':>13}{'output tok':>12}{'usd':>10}{'minutes':>9}  teacher"]
     for row in [*plan["stages"], {**plan["total"], "name": "total", "teacher": "", "rung": ""}]:
         usd = "unknown" if row["usd"] is None else f"{row['usd']:.2f}"
         teacher = f"{row['teacher']} ({row['rung']})" if row["rung"] else row["teacher"]
         lines.append(
-            f"{row['name']:<9}{row['calls']:>10,}{row['input_tokens']:>13,}{row['output_tokens']:>12,}"
+            f"{row['name']:<12}{row['calls']:>10,}{row['input_tokens']:>13,}{row['output_tokens']:>12,}"
             f"{usd:>10}{row['minutes']:>9.1f}  {teacher}"
         )
     return "\n".join([*lines, *(f"note: {note}" for note in plan["notes"])])
@@ -133,6 +137,38 @@ def _plan_ranking(
     rows = seeds if not isinstance(context.writer, LLMTeacher) else round(seeds * _WRITTEN_SHARE)
     share = len(queries) / max(min(seeds, _SAMPLE), 1)
     return _stage(context, ranker, "fret", rung, asks, round(rows * share), notes)
+
+
+def _plan_prefinetuning(context: RunContext, table: PassageTable, seeds: int, notes: list[str]) -> StagePlan:
+    """Pre-finetuning: it asks no teacher, so its pairs and steps are told in a note."""
+    from gecko.mixture.load import load_mixture
+    from gecko.mixture.own_pairs import title_pairs
+    from gecko.mixture.sampler import plan_batches
+
+    recipe, own = context.recipe, context.recipe.prefinetune
+    text_format = recipe.train.text_format
+    counts: dict[str, int] = {}
+    if own.corpus:
+        counts[TITLES] = len(title_pairs(table, own.corpus_task, text_format, repeats=own.title_repeats).rows)
+    if own.queries:
+        counts[QUERIES] = round(seeds * _WRITTEN_SHARE * (1 - recipe.gate.dev_share))
+    here = [source for source in own.sources if not source.path.startswith(HUB)]
+    for loaded in load_mixture(own.mixture.model_copy(update={"sources": here}), text_format, recipe.seed):
+        counts[loaded.options.name] = len(loaded.rows)
+    away = [source.name for source in own.sources if source.path.startswith(HUB)]
+    rows = [name for name, count in counts.items() for _ in range(count)]
+    said = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    if rows:
+        batch = own.batch_of(counts.values())
+        steps = plan_batches(rows, batch, own.mixture, epochs=own.epochs, seed=recipe.seed).steps
+        steps = min(steps, own.max_steps or steps)
+        notes.append(
+            f"prefinetune asks no teacher: {len(rows):,} pairs ({said}), {steps:,} steps of at most {batch:,}; "
+            "its minutes are not estimated"
+        )
+    if away:
+        notes.append(f"the Hub was not asked how many pairs there are of {', '.join(away)}")
+    return StagePlan("prefinetune", "", "", 0, 0, 0, 0.0, 0.0)
 
 
 def _stage(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
 from gecko.mixture.format import TextFormat
-from gecko.mixture.options import MixtureOptions
+from gecko.mixture.options import QUERIES, TASKS, TITLES, MixtureOptions, SourceOptions
 from gecko.teacher.options import TeacherOptions
 from gecko.teacher.schedule import Thrifty
 from gecko.train.loss_options import (
@@ -28,6 +28,8 @@ from gecko.train.loss_options import (
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
 
+PREFINETUNED = "prefinetuned"  # as fret.miner: the model that the run's own pre-finetuning makes
+
 
 class Section(BaseModel):
     """A part of the recipe: frozen, its numbers finite, and a key it does not know is an error."""
@@ -39,7 +41,9 @@ class FretOptions(Section):
     """FRet steps 1 and 2 (paper, section 3.2 and appendix A)."""
 
     limit: int = Field(default=2000, ge=1, description="seed passages to write queries for")
-    miner: str = "all-MiniLM-L6-v2"
+    miner: str = Field(
+        default="all-MiniLM-L6-v2", description="a model; prefinetuned: the one that prefinetune makes of the student"
+    )
     neighbours: int = Field(default=20, ge=1, description="N: passages retrieved beside the seed")
     miner_task: bool = Field(default=False, description="embed task and query together, as the paper does")
     rrf_k: float = Field(default=0.0, ge=0, description="constant of reciprocal rank fusion; the paper's formula has 0")
@@ -64,6 +68,7 @@ class TrainOptions(Section):
     student: str = "all-MiniLM-L6-v2"
     text_format: TextFormat = "gecko"
     epochs: float = Field(default=2.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1, description="stop there, however many epochs are left")
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=5e-5, gt=0)
     warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
@@ -111,6 +116,77 @@ class TrainOptions(Section):
         return tuple(dict.fromkeys(name for name in (self.guard.embedder, self.distill.embedder) if name))
 
 
+class PrefinetuneOptions(Section):
+    """Pre-finetuning on pairs of texts (paper, section 3.1, equation 2): off unless it names pairs.
+
+    The student, the text format, ``bf16`` and ``report_to`` are those of ``train``.
+    """
+
+    corpus: bool = Field(default=False, description="titles with their bodies, of the run's own passages")
+    corpus_task: str = Field(default="search result", min_length=1, description="put before a title, as before a query")
+    title_repeats: int = Field(
+        default=3, ge=1, description="a title of more passages than this tells too little of one"
+    )
+    queries: bool = Field(default=False, description="the run's own queries with their seeds, but the held-out ones")
+    sources: tuple[SourceOptions, ...] = Field(default=(), description="pair data, as the mixture's sources name it")
+    single_source: bool = Field(default=True, description="the rows of a batch come from one source")
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1, description="stop there, however many epochs are left")
+    batch_size: int = Field(default=1024, ge=2, description="the larger, the harder the negatives it holds")
+    mini_batch: int = Field(
+        default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache"
+    )
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(default=0.01, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    mask_duplicates: bool = True
+    dims: Dims = Field(default=(), description="Matryoshka sizes; the paper has them in fine-tuning only")
+    max_length: int = Field(default=256, ge=8, description="tokens")
+
+    @field_validator("sources")
+    @classmethod
+    def _one_short_task(cls, sources: tuple[SourceOptions, ...]) -> tuple[SourceOptions, ...]:
+        """Give a source without a task the short label of its kind alone: the paper has one short word a data set."""
+        return tuple(
+            source if source.task else source.model_copy(update={"task": TASKS[source.kind][:1]}) for source in sources
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> PrefinetuneOptions:
+        taken = {TITLES: self.corpus, QUERIES: self.queries}
+        for source in self.sources:
+            if source.kind in {"classification", "clustering"}:
+                raise ValueError(f"{source.name}: {source.kind} needs hard negatives, so it belongs in mixture.sources")
+            if source.negatives == "mined" or source.same_tower or source.in_batch is False:
+                raise ValueError(f"{source.name}: equation 2 has in-batch negatives only; leave its switches out")
+            if taken.get(source.name):
+                raise ValueError(f"{source.name!r} is the name of the run's own pairs; choose another")
+        _ = self.mixture  # which checks names and weights
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether there are pairs to train on."""
+        return bool(self.corpus or self.queries or self.sources)
+
+    @property
+    def mixture(self) -> MixtureOptions:
+        """How the pairs are sampled, and their sources but the run's own."""
+        return MixtureOptions(sources=self.sources, single_source=self.single_source)
+
+    def batch_of(self, counts: Iterable[int]) -> int:
+        """Rows of a batch where the sources have so many: a batch larger than there are to draw from is cut to that."""
+        most = max(counts) if self.single_source else sum(counts)
+        return min(self.batch_size, max(most, 2))
+
+    def training(self, train: TrainOptions) -> TrainOptions:
+        """The settings of equation 2: one direction, in-batch negatives, nothing else in the denominator."""
+        own = self.model_dump(include=set(TrainOptions.model_fields))
+        shared = train.model_dump(include={"student", "text_format", "bf16", "report_to"})
+        return TrainOptions(in_batch=True, same_tower=False, negatives=0, **own, **shared)
+
+
 class GateOptions(Section):
     """The no-harm gate: what is shipped is the best on held-out queries of base, tuned and blends between them."""
 
@@ -145,16 +221,27 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     corpus: CorpusOptions = CorpusOptions()
     teacher: TeacherOptions = TeacherOptions()
+    prefinetune: PrefinetuneOptions = PrefinetuneOptions()
     fret: FretOptions = FretOptions()
     mixture: MixtureOptions = MixtureOptions()
     train: TrainOptions = TrainOptions()
     gate: GateOptions = GateOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
 
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.fret.miner == PREFINETUNED and not self.prefinetune.active:
+            raise ValueError(f"fret.miner is {PREFINETUNED}, but prefinetune names no pairs to make it with")
+        return self
+
     @property
     def base(self) -> str:
         """The model that the evaluation calls before."""
         return self.evaluation.base or self.train.student
+
+    def is_miner(self, model: str) -> bool:
+        """Whether a model is the one that encodes the corpus, so that its vectors are at hand."""
+        return model == self.fret.miner != PREFINETUNED
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequence[str] = ()) -> Recipe:
@@ -185,7 +272,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), corpus: Sequen
         message = first["msg"].removeprefix("Value error, ")
         unknown = first["type"] == "extra_forbidden"
         hint = _nearest(key) if unknown else _about_value(first["loc"], first["input"], first["type"])
-        raise UsageError(f"recipe: {key}: {message}", hint) from error
+        raise UsageError(": ".join(filter(None, ("recipe", key, message))), hint) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:

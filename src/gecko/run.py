@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from gecko.checks import check_run_folder
 from gecko.recipe import Recipe, dump_recipe
 from gecko.shards import MARKS, atomic, files_under, finish_stage, finished, locked, read_json, write_json
-from gecko.stages import STAGES, RunContext, Stage
+from gecko.stages import RunContext, Stage, stages_for
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +71,11 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         GeckoError: A stage failed on something the user can mend; finished stages stay finished.
         UsageError: The directory holds files that are not a run's.
     """
-    check_run_folder(out)
-    with locked(out), RunContext(recipe=recipe, out=out, tell=tell) as context:
-        context.check()
-        with atomic(out / "recipe.yaml") as temporary:
-            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-        # The report shows of what lies here only what was made under these marks.
-        write_json(out / MARKS, {stage.name: stage.mark(context) for stage in STAGES})
+    stages = stages_for(recipe)
+    with opened_run(recipe, out, stages, tell=tell) as context:
         (out / "summary.json").unlink(missing_ok=True)
         summary = RunSummary(run=str(out))
-        for stage in STAGES:
+        for stage in stages:
             summary.stages.append(run_stage(stage, context, tell))
         tell(_shipped(read_json(context.folder("gate") / "gate.json") or {}))
         summary.evaluation = context.evaluation()
@@ -93,6 +89,41 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         write_report(out, out / "report.html")
         write_card(out)
     return summary
+
+
+@contextmanager
+def opened_run(
+    recipe: Recipe,
+    out: Path,
+    stages: Sequence[Stage],
+    *,
+    tell: Callable[[str], None],
+    asks: bool = True,
+) -> Iterator[RunContext]:
+    """Hold a run directory for one process, with the recipe checked, written and its stages marked.
+
+    Args:
+        recipe: What to do.
+        out: The run directory.
+        stages: Those that are checked and marked.
+        tell: Receives the lines of the stages.
+        asks: Whether a teacher will be asked anything; without, none needs a key.
+
+    Raises:
+        GeckoError: The recipe cannot be run, or another process holds the directory.
+        UsageError: The directory holds files that are not a run's.
+    """
+    check_run_folder(out)
+    with locked(out), RunContext(recipe=recipe, out=out, tell=tell, asks=asks) as context:
+        context.check(stages)
+        with atomic(out / "recipe.yaml") as temporary:
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+        # The report shows of what lies here only what was made under these marks.
+        marks = {stage.name: stage.mark(context) for stage in stages}
+        if read_json(out / MARKS) != marks:
+            (out / "summary.json").unlink(missing_ok=True)
+        write_json(out / MARKS, marks)
+        yield context
 
 
 def _shipped(verdict: dict[str, Any]) -> str:

@@ -6,16 +6,17 @@ rooms do the work; this module only connects them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from gecko import prefinetuning
 from gecko.checks import beir_state, check_recipe, keep_apart, model_state, tasks_state
 from gecko.errors import GeckoError
-from gecko.recipe import Recipe
+from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
 from gecko.shards import (
     fingerprint,
@@ -54,15 +55,21 @@ class RunContext:
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
-    def check(self) -> None:
+    def check(self, stages: Sequence[Stage]) -> None:
         """Find mistakes that would otherwise show only after the work before them is done and paid for.
+
+        Args:
+            stages: What is to be run or marked.
 
         Raises:
             GeckoError: A source, model or test set is not there, or a teacher cannot be opened.
         """
         check_recipe(self.recipe)
-        keep_apart(self.out, self.recipe.corpus.sources)
-        _ = self.writer, self.ranker
+        names = {stage.name for stage in stages}
+        if "passages" in names:
+            keep_apart(self.out, self.recipe.corpus.sources)
+        if names & ASKING:
+            _ = self.writer, self.ranker
 
     def folder(self, name: str) -> Path:
         """Directory of a stage: its name in the run's, unless it has another place."""
@@ -84,22 +91,38 @@ class RunContext:
         return self.writer if asked == self.recipe.teacher.of_writer() else self._teacher(*asked)
 
     @cached_property
-    def corpus(self) -> Any:  # noqa: ANN401
-        """The corpus with the miner's vectors; the teachers are prepared for it on first use."""
+    def passages(self) -> Any:  # noqa: ANN401
+        """The corpus, with the miner's vectors once :attr:`corpus` was asked for."""
         from gecko.fret.store import PassageTable
 
-        table = PassageTable(self.folder("passages"), self.folder("miner") / "vectors.npy")
-        self.writer.prepare(table)
+        return PassageTable(self.folder("passages"))
+
+    @cached_property
+    def prepared(self) -> Any:  # noqa: ANN401
+        """The corpus, once the teachers are prepared for it."""
+        self.writer.prepare(self.passages)
         if self.ranker is not self.writer:
-            self.ranker.prepare(table)
-        return table
+            self.ranker.prepare(self.passages)
+        return self.passages
+
+    @cached_property
+    def corpus(self) -> Any:  # noqa: ANN401
+        """The corpus with the miner's vectors, once the teachers are prepared for it."""
+        self.prepared.map_vectors(self.folder("miner") / "vectors.npy")
+        return self.passages
 
     @cached_property
     def miner(self) -> Any:  # noqa: ANN401
         """The first embedder."""
         from gecko.embedder.embedder import Embedder
 
-        return Embedder(self.recipe.fret.miner)
+        own = self.recipe.fret.miner == PREFINETUNED
+        return Embedder(str(self.prefinetuned) if own else self.recipe.fret.miner)
+
+    @property
+    def prefinetuned(self) -> Path:
+        """Where the pre-finetuned student is."""
+        return self.folder("prefinetune") / "model"
 
     def knowing_corpus(self, embedder: Any) -> Any:  # noqa: ANN401
         """The embedder, which must be the miner or equal to it, with the corpus's vectors at hand."""
@@ -108,6 +131,10 @@ class RunContext:
 
         table = PassageTable(self.folder("passages"), self.folder("miner") / "vectors.npy")
         return KnownPassages(embedder, ((passage.title, passage.text) for passage in table), table.vectors)
+
+    def is_held_out(self, seed_id: str) -> bool:
+        """Whether the rows of a seed are kept for the gate."""
+        return is_dev(seed_id, self.recipe.gate.dev_share)
 
     def evaluation(self) -> dict[str, Any]:
         """The run's own evaluation, empty where the recipe names no test set."""
@@ -170,24 +197,58 @@ def _marked(name: str, own: Callable[[RunContext], object]) -> Callable[[RunCont
     """Fingerprint a stage by its own settings and the mark of everything before it that it reads."""
 
     def mark(context: RunContext) -> str:
-        value = fingerprint(name, own(context), *[context.marks.get(before, "") for before in _READS[name]])
+        before = [context.marks.get(stage, "") for stage in _reads(name, context.recipe)]
+        value = fingerprint(name, own(context), *before)
         context.marks[name] = value
         return value
 
     return mark
 
 
-# Which earlier stages each stage reads.
+# Which earlier stages each stage may read.
 _READS: dict[str, tuple[str, ...]] = {
     "passages": (),
-    "miner": ("passages",),
     "queries": ("passages",),
+    "pairs": ("passages", "queries"),
+    "prefinetune": ("pairs",),
+    "miner": ("passages", "prefinetune"),
     "fret": ("miner", "queries"),
     "mixture": ("fret",),
-    "train": ("mixture",),
+    "train": ("mixture", "prefinetune"),
     "gate": ("train", "mixture"),
     "evaluation": ("gate",),
 }
+ASKING = frozenset({"queries", "fret"})  # the stages that ask a teacher
+
+
+def _reads(name: str, recipe: Recipe) -> list[str]:
+    """List which earlier stages a stage reads under a recipe."""
+    own = recipe.prefinetune
+    unread = {
+        ("pairs", "passages"): not (own.corpus or own.queries),
+        ("pairs", "queries"): not own.queries,
+        ("miner", "prefinetune"): recipe.fret.miner != PREFINETUNED,
+        ("train", "prefinetune"): not own.active,
+    }
+    return [before for before in _READS[name] if not unread.get((name, before), False)]
+
+
+def stages_for(recipe: Recipe, *wanted: str) -> tuple[Stage, ...]:
+    """List stages in the order in which they are run: those named with all they read, or else the whole run.
+
+    Pre-finetuning takes part only where the recipe names pairs; it comes before what reads it and after what it reads.
+    """
+    ordered: dict[str, Stage] = {}
+
+    def add(name: str) -> None:
+        for before in _reads(name, recipe):
+            add(before)
+        ordered.setdefault(name, _BY_NAME[name])
+
+    for name in wanted or [stage.name for stage in STAGES]:
+        if wanted or recipe.prefinetune.active or name not in {"pairs", "prefinetune"}:
+            add(name)
+    return tuple(ordered.values())
 
 
 def _source_state(context: RunContext) -> list[object]:
@@ -216,7 +277,7 @@ def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.generate import generate, sample_seeds
 
     available = context.writer.seeds_available()
-    seeds = sample_seeds(context.corpus, context.recipe.fret.limit, available, context.recipe.seed)
+    seeds = sample_seeds(context.prepared, context.recipe.fret.limit, available, context.recipe.seed)
     before = context.writer.calls_made
     rows = write_stage(folder, generate(seeds, context.writer), QUERIES)
     if rows == 0:
@@ -257,9 +318,19 @@ def _training_rows(context: RunContext) -> Iterator[FretRow | Quarantined]:
 
 
 def _dev_rows(context: RunContext) -> list[FretRow]:
-    gate = context.recipe.gate
-    rows = (row for row in read_rows(context.folder("fret"), to_fret) if is_dev(row.seed_id, gate.dev_share))
-    return sorted(rows, key=lambda row: row.row_id)[: gate.max_dev]
+    """The held-out rows, but those whose positive pre-finetuning taught another query of."""
+    taught = _taught(context)
+    rows = (row for row in read_rows(context.folder("fret"), to_fret) if context.is_held_out(row.seed_id))
+    kept = (row for row in rows if row.positive_id not in taught)
+    return sorted(kept, key=lambda row: row.row_id)[: context.recipe.gate.max_dev]
+
+
+def _taught(context: RunContext) -> set[str]:
+    """The passages that pre-finetuning saw beside a query."""
+    if not context.recipe.prefinetune.queries:
+        return set()
+    seeds = (query.seed_id for query in read_rows(context.folder("queries"), to_query))
+    return {seed_id for seed_id in seeds if not context.is_held_out(seed_id)}
 
 
 def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -295,6 +366,7 @@ def _train(context: RunContext, folder: Path) -> dict[str, Any]:
         folder / "model",
         seed=context.recipe.seed,
         mixture=context.recipe.mixture,
+        start=str(context.prefinetuned) if context.recipe.prefinetune.active else None,
         tell=context.tell,
     )
     write_json(folder / "history.json", history)
@@ -322,8 +394,8 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
         tuned, base = Embedder(str(context.model_path())), Embedder(context.recipe.base)
         report = {"model": tuned.path, "base": base.path, "results": [], "mean": {}, "queries": {}}
     if options.beir:
-        same_as_miner = context.recipe.base == context.recipe.fret.miner
-        same_student = context.recipe.train.student == context.recipe.fret.miner
+        same_as_miner = context.recipe.is_miner(context.recipe.base)
+        same_student = context.recipe.is_miner(context.recipe.train.student)
         kept_base = same_student and context.facts("gate").get("chosen") == "base"
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,
@@ -347,24 +419,31 @@ def _carried(recipe: Recipe) -> tuple[int, int, float]:
     return train.candidates.count if train.reads_scores else 0, extra, train.positives.min_rc if extra else 0.0
 
 
+def _miner_mark(context: RunContext) -> list[object]:
+    miner = context.recipe.fret.miner
+    return [miner, [] if miner == PREFINETUNED else model_state(miner), 1]
+
+
+def _fret_mark(context: RunContext) -> list[object]:
+    fret = context.recipe.fret
+    version = 4 if fret.miner_task else 3  # 4: a miner of the unified format gets the task in that format's place
+    return [context.ranker.fingerprint, fret.model_dump(), version]
+
+
 def _mixture_mark(context: RunContext) -> list[object]:
     from gecko.mixture.load import mixture_state
 
     recipe = context.recipe
     own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe), 3]
     sources = [source.model_dump() for source in recipe.mixture.sources]
-    return [*own, sources, mixture_state(recipe.mixture), recipe.seed if sources else None]
+    taught = ["queries"] if recipe.prefinetune.queries else []  # which rows are held out depends on it
+    return [*own, sources, mixture_state(recipe.mixture), recipe.seed if sources else None, *taught]
 
 
 # The version at the end of a mark is raised when the stage's code changes what it writes.
 STAGES: tuple[Stage, ...] = (
     Stage("passages", "passages", _marked("passages", lambda c: [_source_state(c), 2]), _passages),
-    Stage(
-        "miner",
-        "vectors",
-        _marked("miner", lambda c: [c.recipe.fret.miner, model_state(c.recipe.fret.miner), 1]),
-        _miner,
-    ),
+    Stage("miner", "vectors", _marked("miner", _miner_mark), _miner),
     Stage(
         "queries",
         "queries",
@@ -373,7 +452,9 @@ STAGES: tuple[Stage, ...] = (
         ),
         _queries,
     ),
-    Stage("fret", "FRet rows", _marked("fret", lambda c: [c.ranker.fingerprint, c.recipe.fret.model_dump(), 3]), _fret),
+    Stage("pairs", "pairs", _marked("pairs", prefinetuning.pairs_mark), prefinetuning.pairs),
+    Stage("prefinetune", "pairs", _marked("prefinetune", prefinetuning.prefinetune_mark), prefinetuning.prefinetune),
+    Stage("fret", "FRet rows", _marked("fret", _fret_mark), _fret),
     Stage(
         "mixture",
         "rows",
@@ -414,3 +495,4 @@ STAGES: tuple[Stage, ...] = (
         ("evaluation.json",),
     ),
 )
+_BY_NAME = {stage.name: stage for stage in STAGES}

@@ -22,11 +22,14 @@ class Miner:
 
     dim = DIM
 
-    def __init__(self) -> None:
+    def __init__(self, text_format: str = "plain") -> None:
+        self.format = text_format
         self.seen: list[str] = []
+        self.tasks: list[str] = []
 
-    def encode_queries(self, queries: Sequence[str], task: str | None = None) -> np.ndarray:
+    def encode_queries(self, queries: Sequence[str], task: Sequence[str] | None = None) -> np.ndarray:
         self.seen += queries
+        self.tasks += task or ()
         vectors = np.stack(
             [np.random.default_rng(int.from_bytes(query.encode(), "big") % 2**32).normal(size=DIM) for query in queries]
         )
@@ -75,7 +78,10 @@ def test_a_small_corpus_gives_all_it_has(store: PassageTable) -> None:
 def test_task_and_query_are_embedded_together_on_request(store: PassageTable) -> None:
     miner = Miner()
     list(retrieve([query(3, "x")], store, miner, neighbours=2, with_task=True))
-    assert miner.seen == ["find x"]
+    assert (miner.seen, miner.tasks) == (["find x"], [])
+    unified = Miner("gecko")
+    list(retrieve([query(3, "x")], store, unified, neighbours=2, with_task=True))
+    assert (unified.seen, unified.tasks) == (["x"], ["find"])
 
 
 def test_a_seed_of_another_corpus_is_an_error(store: PassageTable) -> None:

@@ -269,9 +269,7 @@ def test_bad_input_is_one_line_with_the_source_and_its_columns(tmp_path: Path) -
     path = write(tmp_path / "pets" / "train.jsonl", [{"utterance": "a", "intent": 1}])
     with pytest.raises(GeckoError) as caught:
         load(path, "classification")
-    assert caught.value.message == (
-        "mixture source pets: no column 'text' or 'sentence' for text; there are utterance, intent"
-    )
+    assert caught.value.message == ("source pets: no column 'text' or 'sentence' for text; there are utterance, intent")
     assert caught.value.hint == "name it: columns: {text: COLUMN}"
     with pytest.raises(GeckoError, match=r"no column 'words' for text; there are utterance, intent"):
         load(path, "classification", columns={"text": "words"})
@@ -294,7 +292,7 @@ def test_bad_input_is_one_line_with_the_source_and_its_columns(tmp_path: Path) -
     with pytest.raises(GeckoError, match="no file or folder"):
         load(tmp_path / "nowhere", "pairs")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(GeckoError, match=r"mixture source x: cannot read .*x.parquet"):
+    with pytest.raises(GeckoError, match=r"source x: cannot read .*x.parquet"):
         load(tmp_path / "x.parquet", "pairs")
     (tmp_path / "x.txt").write_text("text")
     with pytest.raises(GeckoError, match="not a kind of file that is read"):
@@ -371,7 +369,7 @@ def test_a_mixture_is_checked_before_it_is_loaded(tmp_path: Path, labelled: str)
     assert [len(loaded.rows) for loaded in load_mixture(good, "gecko", 0)] == [24, 1]
     write(tmp_path / "pairs.jsonl", [{"question": "q", "reply": "p"}])
     assert mixture_state(good) != state
-    with pytest.raises(GeckoError, match="mixture source pairs: no column 'positive'"):
+    with pytest.raises(GeckoError, match="source pairs: no column 'positive'"):
         check_sources(good)
     beir = MixtureOptions.model_validate({"sources": [{"path": str(tmp_path), "kind": "retrieval"}]})
     with pytest.raises(GeckoError, match=r"there is no .*corpus.jsonl"):

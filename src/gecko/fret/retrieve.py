@@ -32,13 +32,18 @@ def retrieve(
         store: The corpus with the miner's vectors.
         miner: The first embedder.
         neighbours: N; the paper's samples suggest 20.
-        with_task: Embed ``task query`` as the paper does instead of the query alone.
+        with_task: Embed task and query together, as the paper does, instead of the query alone: in the unified format's
+            own string where the miner was trained with it, else one after the other.
 
     Yields:
         One neighbourhood a query; N candidates, or N + 1 where the seed was not among them.
     """
-    texts = [f"{query.task} {query.query}" if with_task else query.query for query in queries]
-    vectors = miner.encode_queries(texts)
+    texts, tasks = [query.query for query in queries], None
+    if with_task and miner.format == "gecko":
+        tasks = [query.task for query in queries]
+    elif with_task:
+        texts = [f"{query.task} {query.query}" for query in queries]
+    vectors = miner.encode_queries(texts, tasks)
     indices, scores = top_k(vectors, store.vectors, min(neighbours, len(store)))
     for row, query in enumerate(queries):
         found = [(store.ids[int(i)], float(s)) for i, s in zip(indices[row], scores[row], strict=True)]

@@ -35,7 +35,9 @@ class PassageTable:
         self._by_source = {
             source_id: index for index, source_id in enumerate(self._table.column("source_id").to_pylist())
         }
-        self.vectors: Any = None if vectors is None else _map_vectors(vectors, len(self.ids))
+        self.vectors: Any = None
+        if vectors is not None:
+            self.map_vectors(vectors)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,6 +46,14 @@ class PassageTable:
         for batch in self._table.to_batches(max_chunksize=4096):
             for value in batch.to_pylist():
                 yield Passage(**value)
+
+    def map_vectors(self, path: Path) -> None:
+        """Take the miner's vectors from a file, once they are made.
+
+        Raises:
+            GeckoError: The file is missing or damaged, or does not belong to the corpus.
+        """
+        self.vectors = _map_vectors(path, len(self.ids))
 
     def passage(self, passage_id: str) -> Passage:
         """Fetch one passage.

@@ -91,7 +91,7 @@ def mixture_lines(facts: dict[str, Any]) -> list[str]:
 def _own_facts(rows: Sequence[UnifiedRow], options: SourceOptions | None) -> dict[str, Any]:
     tasks = Counter(row.task for row in rows)
     return {
-        "kind": options.kind if options else "fret",
+        "kind": options.kind if options else rows[0].source,
         "rows": len(rows),
         "tasks": [task for task, _ in tasks.most_common(_SHOWN_TASKS)],
         "distinct_tasks": len(tasks),

@@ -61,6 +61,13 @@ class LoadedSource:
             "left_out": self.left_out,
         }
 
+    def why_none(self) -> str:
+        """Say of a source without rows what became of its records, by reason."""
+        reasons = [f"{count} x {reason}" for reason, count in self.unused.items()]
+        if self.quarantined:
+            reasons.append(f"{len(self.quarantined)} set aside, the first for: {self.quarantined[0].reason}")
+        return f"{self.read} records ({'; '.join(reasons) or 'it is empty'})"
+
 
 def load_source(options: SourceOptions, text_format: TextFormat, seed: int, miner: Miner | None = None) -> LoadedSource:
     """Load one source.
@@ -84,11 +91,17 @@ def load_source(options: SourceOptions, text_format: TextFormat, seed: int, mine
         if options.kind == "retrieval"
         else _ADAPTERS[options.kind](account.usable(read_items(options)), maker)
     )
-    rows = [maker.render(draft) for draft in maker.sample(drafts)]
-    if not rows:
-        raise maker.trouble(*_why_none(account.read, account.quarantined, account.unused))
+    loaded = collect(maker, [maker.render(draft) for draft in maker.sample(drafts)])
+    if not loaded.rows:
+        raise maker.trouble(f"gives no row of {loaded.why_none()}", "check its kind and columns")
+    return loaded
+
+
+def collect(maker: RowMaker, rows: list[UnifiedRow]) -> LoadedSource:
+    """Put the rows that a maker made beside its account, once they are all made."""
+    account = maker.account
     return LoadedSource(
-        options=options,
+        options=maker.options,
         rows=rows,
         quarantined=account.quarantined,
         read=account.read,
@@ -129,9 +142,3 @@ def mixture_state(options: MixtureOptions) -> list[FileState]:
         files = retrieval_files(source) if source.kind == "retrieval" else source_files(source)
         state += [file_state(path, str(path)) for path in files]
     return state
-
-
-def _why_none(read: int, quarantined: list[Quarantined], unused: dict[str, int]) -> tuple[str, str]:
-    reasons = [f"{count} x {reason}" for reason, count in unused.items()]
-    reasons += [f"{len(quarantined)} set aside, the first for: {quarantined[0].reason}"] if quarantined else []
-    return f"gives no row of {read} records ({'; '.join(reasons) or 'it is empty'})", "check its kind and columns"

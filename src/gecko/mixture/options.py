@@ -17,6 +17,7 @@ Kind = Literal[
 ]
 
 FRET = "fret"  # the source of the run's own rows
+TITLES, QUERIES = "corpus", "queries"  # those of the pairs that the run makes itself, for pre-finetuning
 
 # For each kind its roles, and the names under which a role's column is looked for where ``columns`` names none.
 ROLES: dict[Kind, dict[str, tuple[str, ...]]] = {

@@ -64,7 +64,7 @@ def render_card(run: Path) -> str:
         f"# {student}, tuned with gecko",
         _what(gate, student),
         _use(recipe["train"]["dims"], prompts),
-        _data(recipe, fret, passages),
+        _data(recipe, fret, passages, _before(run)),
         _figures(evaluation),
         _limits(recipe, fret),
         "## Made with\n\n`gecko run recipe.yaml --out DIR`, where `recipe.yaml` is:\n\n"
@@ -103,14 +103,26 @@ def _use(dims: Iterable[int], prompts: dict[str, str]) -> str:
     )
 
 
-def _data(recipe: dict[str, Any], fret: gather.FretFacts, passages: gather.PassageFacts) -> str:
+def _before(run: Path) -> str:
+    """Say what the student was pre-finetuned on, where it was."""
+    history = read_json(run / "prefinetune" / "history.json") if gather.takes_part(run, "prefinetune") else None
+    if not history:
+        return ""
+    sources = ", ".join(f"{_short(source['source'])} ({source['rows']:,})" for source in history["mixture"]["sources"])
+    return (
+        f" The student was first pre-finetuned on {history['rows']:,} pairs of texts, with negatives from the batch "
+        f"alone: {sources}."
+    )
+
+
+def _data(recipe: dict[str, Any], fret: gather.FretFacts, passages: gather.PassageFacts, before: str) -> str:
     sources = ", ".join(_short(source) for source in recipe["corpus"]["sources"])
     share = fret.relabelled / fret.rows if fret.rows else 0.0
     origins = ", ".join(f"{name} ({count:,})" for name, count in fret.origins.most_common(_MOST_SHOWN))
     tasks = "\n".join(f"- {task} ({count:,})" for task, count in fret.tasks.most_common(_MOST_SHOWN))
     return (
         f"## Training data\n\n{passages.rows:,} passages of {sources}; {fret.rows:,} FRet rows (some held out), "
-        f"{share:.0%} of them with another positive than the passage the query was written from. "
+        f"{share:.0%} of them with another positive than the passage the query was written from.{before} "
         f"Teacher, rung and prompt version: {origins}. The rows inherit the licence of the corpus and the terms of the "
         f"teacher; neither is known to this card. Most frequent tasks:\n\n{tasks}"
     )

@@ -92,6 +92,14 @@ def check_made(run: Path, stage: str) -> None:
         raise StaleError
 
 
+def takes_part(run: Path, stage: str) -> bool:
+    """Whether a run has a stage that not every recipe has; without the marks of a run, whether its folder is there."""
+    try:
+        return stage in read_json(run / MARKS)
+    except (OSError, ValueError):
+        return (run / stage).is_dir()
+
+
 class StaleError(Exception):
     """What is there was made under another recipe, or is not finished."""
 

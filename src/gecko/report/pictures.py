@@ -118,6 +118,13 @@ def training_part(history: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def prefinetuning_part(history: dict[str, Any]) -> dict[str, Any]:
+    """Draw the loss and the learning rate of pre-finetuning, beside where its pairs come from."""
+    sources = (history.get("mixture") or {}).get("sources") or []
+    pairs = [{"name": source["source"], "rows": source["rows"]} for source in sources]
+    return {**training_part(history), "steps": history.get("steps"), "pairs": pairs}
+
+
 def gate_part(gate: dict[str, Any]) -> dict[str, Any]:
     """Draw the gate's scores against alpha, the share of the tuned weights."""
     scores = sorted(gate.get("scores") or [], key=lambda point: point["alpha"])

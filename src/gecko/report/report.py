@@ -16,6 +16,7 @@ from gecko.report.pictures import (
     fret_part,
     gate_part,
     passages_part,
+    prefinetuning_part,
     quarantine_part,
     summary_part,
     tasks_part,
@@ -100,6 +101,10 @@ def render(run: Path) -> str:
     evaluation = part("evaluation.json", lambda: gather.read_json(run / "evaluation.json"), "evaluation")
     gate = part("gate/gate.json", lambda: gather.read_json(run / "gate" / "gate.json"), "gate")
     history = part("train/history.json", lambda: gather.read_json(run / "train" / "history.json"), "train")
+    before = None
+    if gather.takes_part(run, "prefinetune"):
+        place = run / "prefinetune" / "history.json"
+        before = part("prefinetune/history.json", lambda: gather.read_json(place), "prefinetune")
     fret = part("FRet rows", lambda: gather.read_fret(run / "fret"), "fret")
     examples = gather.pick_examples(fret.sample) if fret else []
     passages = part(
@@ -122,6 +127,7 @@ def render(run: Path) -> str:
         and evaluation.get("tasks")
         and part("general tasks", lambda: tasks_part(evaluation["tasks"])),
         "gate": gate and part("gate", lambda: gate_part(gate)),
+        "prefinetuning": before and part("pre-finetuning", lambda: prefinetuning_part(before)),
         "training": history and part("training", lambda: training_part(history)),
         "passages": passages and part("passages", lambda: passages_part(passages)),
         "fret": fret and part("FRet", lambda: fret_part(fret, passages, examples)),

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gecko.shards import read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 _WHOLE = "whole"
 _PROJECTION = "projection.safetensors"
 
 
-def own_checkpoint(folder: Path, mark: str) -> Path | None:
+def own_checkpoint(folder: Path, mark: str, tell: Callable[[str], None] = logger.info) -> Path | None:
     """The newest whole checkpoint of a training, None where there is none; others are deleted.
 
     Args:
         folder: Of the checkpoints.
         mark: Tells the training from others (student, settings, rows).
+        tell: Receives a line where checkpoints of another training are thrown away.
     """
     from gecko.train.gather import is_main, wait_for_all
 
     if is_main():
-        _keep_own(folder, mark)
+        _keep_own(folder, mark, tell)
         _remove_torn(folder)
     wait_for_all()
     return max(folder.glob("checkpoint-*"), key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
-def _keep_own(folder: Path, mark: str) -> None:
+def _keep_own(folder: Path, mark: str, tell: Callable[[str], None]) -> None:
     """Throw away the checkpoints of another training (student, settings, rows): to go on would mix the two."""
     owner = folder / "training.json"
     if read_json(owner) != mark:
+        if any(folder.glob("checkpoint-*")):
+            tell(f"checkpoints of another training (rows, settings or student) are thrown away: {folder}")
         shutil.rmtree(folder, ignore_errors=True)
         write_json(owner, mark)
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ def finetune(
     *,
     seed: int = 0,
     mixture: MixtureOptions | None = None,
+    start: str | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the student on unified rows and save it.
@@ -50,8 +51,9 @@ def finetune(
             or teacher.
         seed: Seeds the order of rows and the dropout.
         mixture: How the rows' sources are sampled; None takes every row once an epoch.
-        tell: Receives, before training, the lines of what will be drawn where there is more than one source, and of
-            what the rows hold for the switches that are on.
+        start: The model to train on from, such as the pre-finetuned student; None starts from the student.
+        tell: Receives, before training, the lines of what will be drawn where there is more than one source, of what
+            the rows hold for the switches that are on, and that checkpoints of another training are thrown away.
 
     Returns:
         ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture"}``; the last is what
@@ -67,7 +69,7 @@ def finetune(
 
     _enough(rows)
     set_seed(seed)
-    model = load_model(options.student)
+    model = load_model(start or options.student)
     loss = loss_options(options, int(model.get_embedding_dimension() or 0))
     history = train_rows(model, rows, options, loss, out.parent, seed=seed, mixture=mixture, tell=tell)
     if is_main():
@@ -139,6 +141,7 @@ def train_rows(
         kinds=kinds,
         processes=PartialState().num_processes,
     )
+    plan = replace(plan, steps=min(plan.steps, options.max_steps or plan.steps))
     facts = describe_mixture(rows, plan, mixture)
     made = training_rows(rows, options, loss, mixture)
     for line in [*(mixture_lines(facts) if len(facts["sources"]) > 1 else []), *describe_rows(made, options, loss)]:
@@ -173,7 +176,7 @@ def train_rows(
     trainer.add_callback(checkpoint_keeper(aids.projection))
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    last = own_checkpoint(checkpoints, mark)
+    last = own_checkpoint(checkpoints, mark, say)
     if last is not None and aids.projection is not None:
         load_projection(last, aids.projection)
     train(trainer, last, options)

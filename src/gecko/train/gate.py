@@ -155,6 +155,9 @@ def choose(
 def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tuned: Path, out: Path) -> GateVerdict:
     """Judge the tuned model of a run against its base and save the model to ship.
 
+    The base is the student as the user gave it, also where it was pre-finetuned: what both stages together did is then
+    judged, and a harmful pre-finetuning is undone with the rest. Blends lie between that base and the tuned model.
+
     Args:
         rows: Held-out FRet rows.
         store: The corpus.
@@ -166,7 +169,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
     tuned_model = load_model(str(tuned))
     pool = _pool(rows)
     dev = dev_set(rows, store)
-    same_as_miner = recipe.train.student == recipe.fret.miner and store.vectors is not None
+    same_as_miner = recipe.is_miner(recipe.train.student) and store.vectors is not None
     known = store.vectors[[store.position(passage_id) for passage_id in pool]] if same_as_miner else None
     verdict = choose(
         base if known is None else KnownPassages(base, dev.passages, known),

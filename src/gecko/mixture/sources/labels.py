@@ -40,7 +40,7 @@ def labelled(items: Iterable[Item], maker: RowMaker) -> Iterator[Draft]:
         raise maker.trouble(f"none of its {len(groups)} labels has two texts", "is the right column named as label?")
     longest = maker.options.max_chars
     if cut := sum(len(text) > longest for text in texts):
-        logger.info("mixture source %s: %d texts cut to %d characters", maker.options.name, cut, longest)
+        logger.info("source %s: %d texts cut to %d characters", maker.options.name, cut, longest)
     taken: set[int] = set()
     start = 0
     for label, members in groups.items():

@@ -169,4 +169,4 @@ _WANTED = {"label": "no label", "score": "not a number"}
 
 def trouble(options: SourceOptions, message: str, hint: str) -> GeckoError:
     """An error that names the source."""
-    return GeckoError(f"mixture source {options.name}: {message}", hint)
+    return GeckoError(f"source {options.name}: {message}", hint)

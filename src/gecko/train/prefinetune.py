@@ -1,0 +1,65 @@
+"""Pre-finetuning: pairs of texts to a student that knows what belongs together (paper, section 3.1, equation 2)."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gecko.errors import GeckoError
+from gecko.recipe import PrefinetuneOptions, TrainOptions
+from gecko.records import UnifiedRow
+from gecko.train.finetune import finetune
+
+_LOOKED_AT = 16
+
+
+def prefinetune(
+    rows: Sequence[UnifiedRow],
+    options: PrefinetuneOptions,
+    train: TrainOptions,
+    out: Path,
+    *,
+    seed: int = 0,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train the student on pairs with one-direction, in-batch InfoNCE, and save it; resumes as fine-tuning does.
+
+    Negatives that rows hold are not used. A batch larger than the rows it can be drawn from becomes as large as those.
+
+    Args:
+        rows: Query and positive of each pair.
+        options: The recipe's ``prefinetune`` section.
+        train: The recipe's ``train`` section, for the student and how texts are rendered.
+        out: Directory for the model; checkpoints stand beside it until it is written.
+        seed: Seeds the order of the rows.
+        tell: Receives what will be drawn, and that a batch was made smaller.
+
+    Returns:
+        What :func:`finetune` returns.
+
+    Raises:
+        GeckoError: There is less than two pairs, the disk or the memory is full, or the training diverged.
+    """
+    from gecko.embedder.embedder import Embedder
+
+    if len(rows) < 2:
+        raise GeckoError(f"only {len(rows)} pairs to pre-finetune on", "give prefinetune more sources, or leave it out")
+    settings = options.training(train)
+    batch = options.batch_of(Counter(row.source for row in rows).values())
+    if batch < settings.batch_size:
+        if tell is not None:
+            most = f"all {batch:,} pairs" + (" of the largest source" if options.single_source else "")
+            tell(f"a batch of {settings.batch_size:,} is more than there are: a step takes at most {most}")
+        settings = settings.model_copy(update={"batch_size": batch})
+    history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, tell=tell)
+    if not np.isfinite(Embedder(str(out)).encode([row.positive for row in rows[:_LOOKED_AT]])).all():
+        shutil.rmtree(out)
+        raise GeckoError(
+            "pre-finetuning diverged: the model's vectors are not numbers", "lower prefinetune.learning_rate"
+        )
+    return history
