@@ -123,7 +123,9 @@ class PrefinetuneOptions(Section):
     """
 
     corpus: bool = Field(default=False, description="titles with their bodies, of the run's own passages")
-    corpus_task: str = Field(default="search result", min_length=1, description="put before a title, as before a query")
+    corpus_task: str = Field(
+        default="search result", pattern=r"\S", description="put before a title, as before a query"
+    )
     title_repeats: int = Field(
         default=3, ge=1, description="a title of more passages than this tells too little of one"
     )

@@ -156,6 +156,18 @@ def test_a_training_that_diverged_stops_the_run(rows: list[UnifiedRow], train: T
     assert not (tmp_path / "model").exists()
 
 
+def test_too_little_memory_is_told_with_the_section_s_own_keys(
+    rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", full)
+    with pytest.raises(GeckoError, match="out of memory") as caught:
+        prefinetune(rows, options(), train, tmp_path / "model")
+    assert "prefinetune.mini_batch" in caught.value.hint
+
+
 def test_less_than_two_pairs_is_an_error_of_one_line(
     rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path
 ) -> None:

@@ -56,7 +56,10 @@ def prefinetune(
             most = f"all {batch:,} pairs" + (" of the largest source" if options.single_source else "")
             tell(f"a batch of {settings.batch_size:,} is more than there are: a step takes at most {most}")
         settings = settings.model_copy(update={"batch_size": batch})
-    history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, tell=tell)
+    try:
+        history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, tell=tell)
+    except GeckoError as error:  # fine-tuning's hints name its own section
+        raise GeckoError(error.message, error.hint.replace("train.", "prefinetune.")) from error
     if not np.isfinite(Embedder(str(out)).encode([row.positive for row in rows[:_LOOKED_AT]])).all():
         shutil.rmtree(out)
         raise GeckoError(
