@@ -163,6 +163,7 @@ def train_rows(
         seed,
         [asdict(row) for row in rows],
         mixture.model_dump(),
+        plan.processes,
     )
     checkpoints = folder / CHECKPOINTS
     trainer = SentenceTransformerTrainer(
@@ -270,6 +271,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchP
         logging_steps=max(1, steps // 40),
         save_strategy="steps",
         save_steps=max(1, steps // 5),
+        dataloader_drop_last=plan.processes > 1,  # the plan's parts are even; without it the trainer warns
         ddp_broadcast_buffers=False,  # processes may encode in different numbers of pieces
         save_total_limit=2,  # the older one stays until the newer is whole
         report_to=list(options.report_to) or "none",
