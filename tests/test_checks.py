@@ -45,7 +45,6 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
     for wrong in ({"evaluation__dims": [384]}, {"evaluation__base": "/nope"}):
         with pytest.raises(GeckoError, match=r"evaluation\.(dims|base)"):
             check_recipe(recipe(tiny_model, None, evaluation__tasks=[str(beir)], **wrong))
-    check_recipe(recipe(tiny_model, beir, train__dims=[384, 32]))  # too wide ones are left out
     check_recipe(recipe(tiny_model, beir, fret__miner="prefinetuned"))  # which the run makes
     (beir / "queries.jsonl").rename(beir / "queries_dev.jsonl")
     (beir / "qrels" / "test.tsv").rename(beir / "qrels" / "dev.tsv")
@@ -63,7 +62,8 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
         ("fret__miner", "/nope", "fret.miner: no model directory at /nope"),
         ("evaluation__base", "/nope", "evaluation.base: no model directory at /nope"),
         ("evaluation__dims", [9999], "evaluation.dims"),
-        ("train__dims", [9999], "train.dims"),
+        ("train__dims", [384, 32], "train.dims [384]"),
+        ("train__backbone", {"projection": 16}, "train.dims [32]"),
         ("train__report_to", ["foo"], "train.report_to"),
         ("evaluation__split", "dev", "it has no qrels/dev.tsv"),
         ("evaluation__beir", ["/nope"], "it has no corpus.jsonl"),

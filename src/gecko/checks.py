@@ -17,8 +17,11 @@ from gecko.mixture.load import check_sources
 from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
 from gecko.shards import MARKS, is_run
 from gecko.tabular import SUFFIXES
+from gecko.train.fit import check_adapters, trained_sizes
 
 State = list[FileState]
+
+_WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what families of models call it
 
 # What a run writes into its folder.
 _FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
@@ -66,7 +69,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Find what no stage could work with: models, dimensions and test sets that are not there.
 
     Raises:
-        UsageError: A dimension is wider than the student, or a tracker is not installed.
+        UsageError: A dimension is wider than the student, or a tracker or the library of adapters is not installed.
         GeckoError: A model, test set or source of the mixture or of pre-finetuning is not there.
     """
     train, evaluation = recipe.train, recipe.evaluation
@@ -76,15 +79,15 @@ def check_recipe(recipe: Recipe) -> None:
         _model("fret.miner", recipe.fret.miner)
     width = check_training(train)
     if recipe.prefinetune.active:
-        _check_dims("prefinetune.dims", recipe.prefinetune.dims, train.student, width)
+        check_sizes("prefinetune.dims", recipe.prefinetune.dims, train.student, width)
     if not evaluation.beir and not evaluation.tasks:
         return
-    _model("evaluation.base", recipe.base)
-    if width and evaluation.dims and max(evaluation.dims) > width:
-        raise UsageError(
-            f"evaluation.dims {list(evaluation.dims)}: the width of {train.student} is {width}",
-            f"for example [{width}]",
-        )
+    base = _model("evaluation.base", recipe.base)
+    for name, own in ((train.student, width), (recipe.base, _width(base))):
+        if own and evaluation.dims and max(evaluation.dims) > own:
+            raise UsageError(
+                f"evaluation.dims {list(evaluation.dims)}: the width of {name} is {own}", f"for example [{own}]"
+            )
     for folder in map(Path, evaluation.beir):
         for path in beir_files(folder, evaluation.split):
             if not path.is_file():
@@ -96,23 +99,39 @@ def check_recipe(recipe: Recipe) -> None:
         open_sets([Path(folder) for folder in evaluation.tasks])
 
 
-def check_training(train: TrainOptions) -> int | None:
-    """Find what would stop a training: a student that is not there, dimensions too wide for it, a missing tracker.
+def check_training(train: TrainOptions, section: str = "train") -> int | None:
+    """Find what would stop a training: a student that is not there, dimensions too wide for it, a missing library.
+
+    Args:
+        train: The training's settings.
+        section: Where the recipe has them.
 
     Returns:
-        The width of the student's vectors; None where only loading it would tell.
+        The width of the student's vectors, after a projection; None where only loading it would tell.
 
     Raises:
-        UsageError: No dimension fits the student, or a tracker is not installed.
+        UsageError: A dimension is wider than the student, or a tracker or the library of adapters is not installed.
         GeckoError: There is no such student.
     """
-    width = _width(_model("train.student", train.student))
+    student = _model("train.student", train.student)
+    width = train.backbone.projection or _width(student)
     for key, name in (("guard", train.guard.embedder), ("distill", train.distill.embedder)):
         if name is not None:
             _model(f"train.{key}.embedder", name)
-    _check_dims("train.dims", train.dims, train.student, width)
+    check_sizes(f"{section}.dims", train.dims, train.student, width)
+    check_adapters(train.backbone)
     _check_trackers(train.report_to)
     return width
+
+
+def check_sizes(key: str, dims: Sequence[int], student: str, width: int | None) -> None:
+    """Refuse Matryoshka sizes wider than the student, where its width is known.
+
+    Raises:
+        UsageError: One is.
+    """
+    if width:
+        trained_sizes(dims, width, student, key)
 
 
 def model_state(spec: str) -> State:
@@ -153,18 +172,17 @@ def _model(key: str, spec: str) -> Path:
         raise GeckoError(f"{key}: {error.message}", error.hint) from error
 
 
-def _check_dims(key: str, dims: Sequence[int], student: str, width: int | None) -> None:
-    if width and dims and min(dims) > width:
-        raise UsageError(f"{key} {list(dims)}: none fits the {width} of {student}", f"for example [{width}]")
-
-
 def _width(model: Path) -> int | None:
-    """Width of a model's vectors as its config.json tells it; None where only loading it would."""
-    if "Dense" in _text(model / "modules.json"):
-        return None  # a projection after pooling sets the width
+    """Width of a model's vectors as its files tell it; None where only loading it would."""
     try:
-        width = json.loads(_text(model / "config.json"))["hidden_size"]
-    except (ValueError, LookupError, TypeError):
+        modules = json.loads(_text(model / "modules.json") or '[{"type": "Transformer", "path": ""}]')
+        places = {module["type"].rsplit(".", 1)[-1]: model / module["path"] for module in modules}
+        if "Dense" in places:  # the last one sets the width
+            width = json.loads(_text(places["Dense"] / "config.json"))["out_features"]
+        else:
+            config = json.loads(_text(places["Transformer"] / "config.json"))
+            width = next(config[key] for key in _WIDTHS if key in config)
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
         return None
     return width if isinstance(width, int) else None
 

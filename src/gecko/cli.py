@@ -420,6 +420,22 @@ def index(
     _answer(as_json, {"index": str(out), "added": added}, f"{added:,} passages indexed in {out}")
 
 
+@app.command(epilog="Example: gecko soup runs/a/model runs/b/model --out soup/")
+@_verb
+def soup(
+    models: Annotated[list[str], typer.Argument(help="Two models or more: paths, Hub ids or all-MiniLM-L6-v2.")],
+    out: Annotated[Path, _out("Directory of the merged model.")],
+    weights: Annotated[str | None, typer.Option(help="A weight of each, comma separated; default: all alike.")] = None,
+    method: Annotated[str, typer.Option(help="mean or slerp.")] = "mean",
+    as_json: AsJson = False,
+) -> None:
+    """Merge the weights of models of one architecture, tokenizer and prompts into one model."""
+    from gecko.train.soup import make_soup
+
+    value = make_soup(models, out, weights=_numbers("--weights", weights), method=_method(method))
+    _answer(as_json, value, f"the {method} of {len(models)} models in {out}")
+
+
 @app.command(epilog='Example: gecko search index/ "how do I rotate the keys"')
 @_verb
 def search(
@@ -468,6 +484,19 @@ def _words(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--task-word {pair}: expected NAME=TEXT", "for example --task-word 'nli=fact checking'")
         words[name.strip()] = " ".join(text.split())
     return words
+
+
+def _method(text: str) -> Any:  # noqa: ANN401
+    if text not in {"mean", "slerp"}:
+        raise UsageError(f"--method {text}: no such method", "mean or slerp")
+    return text
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: expected numbers", f"for example {option} 1,1") from error
 
 
 def _dims(text: str | None) -> tuple[int, ...] | None:

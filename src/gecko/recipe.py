@@ -25,6 +25,7 @@ from gecko.train.loss_options import (
     PositivesOptions,
     SpreadOptions,
 )
+from gecko.train.student_options import BackboneOptions, SoupOptions
 
 Dims = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -66,6 +67,7 @@ class TrainOptions(Section):
     """Fine-tuning (paper, section 3.3)."""
 
     student: str = "all-MiniLM-L6-v2"
+    backbone: BackboneOptions = BackboneOptions()
     text_format: TextFormat = "gecko"
     epochs: float = Field(default=2.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1, description="stop there, however many epochs are left")
@@ -97,6 +99,7 @@ class TrainOptions(Section):
     candidates: CandidateOptions = CandidateOptions()
     max_length: int = Field(default=256, ge=8, description="tokens")
     bf16: bool | None = Field(default=None, description="default: where the hardware has it")
+    soup: SoupOptions = SoupOptions()
     report_to: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -119,7 +122,7 @@ class TrainOptions(Section):
 class PrefinetuneOptions(Section):
     """Pre-finetuning on pairs of texts (paper, section 3.1, equation 2): off unless it names pairs.
 
-    The student, the text format, ``bf16`` and ``report_to`` are those of ``train``.
+    The student, its backbone's changes, the text format, ``bf16`` and ``report_to`` are those of ``train``.
     """
 
     corpus: bool = Field(default=False, description="titles with their bodies, of the run's own passages")
@@ -185,7 +188,7 @@ class PrefinetuneOptions(Section):
     def training(self, train: TrainOptions) -> TrainOptions:
         """The settings of equation 2: one direction, in-batch negatives, nothing else in the denominator."""
         own = self.model_dump(include=set(TrainOptions.model_fields))
-        shared = train.model_dump(include={"student", "text_format", "bf16", "report_to"})
+        shared = train.model_dump(include={"student", "backbone", "text_format", "bf16", "report_to"})
         return TrainOptions(in_batch=True, same_tower=False, negatives=0, **own, **shared)
 
 

@@ -387,6 +387,7 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.evaluate import evaluate_models
     from gecko.evaluate.tasks import TaskOptions, evaluate_tasks, open_sets
+    from gecko.train.backbone import keeps_vectors
 
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
@@ -395,7 +396,7 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
         report = {"model": tuned.path, "base": base.path, "results": [], "mean": {}, "queries": {}}
     if options.beir:
         same_as_miner = context.recipe.is_miner(context.recipe.base)
-        same_student = context.recipe.is_miner(context.recipe.train.student)
+        same_student = context.recipe.is_miner(context.recipe.train.student) and keeps_vectors(context.recipe.train)
         kept_base = same_student and context.facts("gate").get("chosen") == "base"
         report = evaluate_models(
             context.knowing_corpus(tuned) if kept_base else tuned,

@@ -102,7 +102,10 @@ def train_rows(place: Path, recipe: Recipe, out: Path, stage: Training, *, tell:
         UsageError: The directory holds other files.
     """
     files = row_files(place)
-    check_training(recipe.train)
+    if stage == "prefinetune":
+        check_training(recipe.prefinetune.training(recipe.train), "prefinetune")
+    else:
+        check_training(recipe.train)
     _claim(out)
     section = recipe.prefinetune if stage == "prefinetune" else recipe.mixture
     rows_state = [file_state(path, path.name) for path in files]

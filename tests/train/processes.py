@@ -29,6 +29,7 @@ from gecko.train.loss_options import (
     MarginMseOptions,
     SpreadOptions,
 )
+from gecko.train.processes import average_gradients
 from gecko.train.vectors import Aids, TextVectors
 
 ROWS = 7
@@ -137,7 +138,6 @@ def options_to_train(model: str) -> TrainOptions:
 def main(job: str, folder: Path) -> None:
     """Do a job and leave what it gave in the folder."""
     from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
 
     torch.set_num_threads(1)
     told = json.loads((folder / "told.json").read_text())
@@ -154,9 +154,9 @@ def main(job: str, folder: Path) -> None:
         model, loss = make_loss(told["model"], options)
         half = slice(0, 4) if rank == 0 else slice(4, ROWS)
         features, facts = batch(model, told["words"], half)
-        loss.model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         value = loss(features, facts)
         value.backward()
+        average_gradients(loss.parameters())
         found[name] = {"value": value.detach(), "gradients": gradients(model, loss)}
     torch.save(found, folder / f"loss-{rank}.pt")
     distributed.destroy_process_group()

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder, load_model, save_model
 from gecko.errors import GeckoError
-from gecko.fret.store import PassageTable
+from gecko.fret.store import PassageTable, encode_corpus
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import PASSAGES, Candidate, FretRow, Passage
 from gecko.shards import write_stage
+from gecko.train.backbone import open_student
 from gecko.train.gate import DevSet, apply_gate, choose, dev_set, load_probe
 
 SIZE = 40
@@ -243,6 +244,29 @@ def test_apply_gate_ships_the_base_when_training_changed_nothing(
     texts = ["cat dog", "owl"]
     expected = Embedder(load_model(tiny_model), bf16=False).encode(texts)
     assert np.allclose(Embedder(str(out), bf16=False).encode(texts), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", [{"projection": 16}, {"pooling": "last"}])
+def test_a_student_of_another_shape_is_judged_and_shipped_in_that_shape(
+    tiny_model: str, tmp_path: Path, store: PassageTable, backbone: dict
+) -> None:
+    """Also where the student is the miner: the corpus's vectors are then not the student's."""
+    train = {"student": tiny_model, "backbone": backbone, "dims": (8,)}
+    recipe = Recipe.model_validate(
+        {"train": train, "fret": {"miner": tiny_model}, "gate": {"probe": False, "alphas": (0.5, 1.0)}}
+    )
+    rows = [row(i, f"p{i}", [candidate(f"p{j}", k + 1, 1.0) for k, j in enumerate([i, (i + 1) % 6])]) for i in range(6)]
+    start = open_student(recipe.train)
+    save_model(start, tmp_path / "tuned")
+    plain = Embedder(tiny_model)
+    encode_corpus(store, plain, tmp_path / "vectors.npy")
+    known = PassageTable(tmp_path / "passages", tmp_path / "vectors.npy")
+    verdict = apply_gate(rows, known, recipe, tmp_path / "tuned", tmp_path / "model")
+    assert verdict.chosen == "base"
+    assert len({trial.dev for trial in verdict.scores}) == 1, "all blends are the student, and score what it scores"
+    texts = ["cat dog", "owl"]
+    shipped = Embedder(str(tmp_path / "model"), bf16=False)
+    assert np.allclose(shipped.encode(texts), Embedder(start, bf16=False).encode(texts), atol=1e-6)
 
 
 def test_the_probe_that_ships_is_sound() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 from torch.nn import functional
 
 from gecko.embedder.embedder import Embedder, load_model
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage, render_query
 from gecko.recipe import PrefinetuneOptions, TrainOptions
 from gecko.records import UnifiedRow
 from gecko.train import loss as loss_module
+from gecko.train.backbone import open_student
+from gecko.train.finetune import finetune
 from gecko.train.prefinetune import prefinetune
+from gecko.train.student_options import BackboneOptions
 
 
 @pytest.fixture
@@ -168,6 +172,20 @@ def test_too_little_memory_is_told_with_the_section_s_own_keys(
     assert "prefinetune.mini_batch" in caught.value.hint
 
 
+def test_keys_that_are_fine_tuning_s_alone_are_told_as_they_are(
+    rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: Any) -> torch.Tensor:
+        raise GeckoError("x", "leave train.backbone.pooling out, or lower train.max_length")
+
+    monkeypatch.setattr(loss_module.GeckoLoss, "forward", wrong)
+    with pytest.raises(GeckoError, match="x") as caught:
+        prefinetune(rows, options(), train, tmp_path / "model")
+    assert caught.value.hint == "leave train.backbone.pooling out, or lower prefinetune.max_length"
+    with pytest.raises(UsageError, match=r"dims \[64\]: the vectors of .* are 32 wide"):
+        prefinetune(rows, options(dims=(64,)), train, tmp_path / "model")
+
+
 def test_less_than_two_pairs_is_an_error_of_one_line(
     rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path
 ) -> None:
@@ -182,3 +200,44 @@ def test_the_plain_format_keeps_the_student_s_strings(
     prefinetune(rows, options(epochs=1), plain, tmp_path / "model")
     assert load_model(str(tmp_path / "model"), device="cpu").prompts["query"] == ""
     assert np.isfinite(Embedder(str(tmp_path / "model")).encode_queries(["cat"])).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "modules"),
+    [
+        ("", {"projection": 16, "projection_init": "random"}, ["Transformer", "Pooling", "Dense", "Normalize"]),
+        ("llama", {"attention": "bidirectional", "projection": 16}, ["Transformer", "Pooling", "Dense", "Normalize"]),
+        ("llama", {"lora": {"rank": 4}}, ["Transformer", "Pooling", "Normalize"]),
+    ],
+    ids=["projection", "both ways", "adapters and the last token"],
+)
+def test_fine_tuning_keeps_the_shape_that_pre_finetuning_gave_the_student(
+    rows: list[UnifiedRow],
+    train: TrainOptions,
+    backbone: Callable[..., str],
+    tmp_path: Path,
+    kind: str,
+    changes: dict[str, Any],
+    modules: list[str],
+) -> None:
+    """What is changed of a student is changed once: in its first training."""
+    given = {"backbone": BackboneOptions.model_validate(changes), "dims": (8,), "learning_rate": 1e-4, "epochs": 1.0}
+    train = train.model_copy(update={**given, "max_length": 32, "student": backbone(kind) if kind else train.student})
+    prefinetune(rows, options(), train, tmp_path / "first" / "model", seed=1)
+    first = load_model(str(tmp_path / "first" / "model"), device="cpu")
+    again = open_student(train, seed=1, start=str(tmp_path / "first" / "model"), device="cpu")
+    start, untrained = again.state_dict(), open_student(train, seed=1, device="cpu").state_dict()
+    assert start.keys() == untrained.keys() == first.state_dict().keys()
+    assert all(torch.equal(value, start[name]) for name, value in first.state_dict().items())
+    assert any(not torch.equal(value, start[name]) for name, value in untrained.items())
+    if "projection" in changes:
+        assert not torch.equal(start["2.linear.weight"], untrained["2.linear.weight"]), "it is trained on pairs too"
+    texts = [row.query for row in rows]
+    assert np.array_equal(again.tokenizer(texts[0])["input_ids"], first.tokenizer(texts[0])["input_ids"])
+    finetune(rows, train, tmp_path / "second" / "model", seed=1, start=str(tmp_path / "first" / "model"))
+    second = load_model(str(tmp_path / "second" / "model"), device="cpu")
+    assert [type(module).__name__ for module in second] == [type(module).__name__ for module in first] == modules
+    one, two = (model.encode(texts, prompt="", show_progress_bar=False) for model in (first, second))
+    cosines = (one * two).sum(1)
+    assert cosines.min() > 0.9, "a few small steps lead on from the pre-finetuned student"
+    assert cosines.min() < 1 - 1e-6, "and they are taken"

@@ -62,7 +62,7 @@ def render_card(run: Path) -> str:
     parts = [
         f"---\n{front}---",
         f"# {student}, tuned with gecko",
-        _what(gate, student),
+        _what(gate, student + _shape(recipe["train"].get("backbone") or {}), _soup(run)),
         _use(recipe["train"]["dims"], prompts),
         _data(recipe, fret, passages, _before(run)),
         _figures(evaluation),
@@ -73,14 +73,33 @@ def render_card(run: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _what(gate: dict[str, Any], student: str) -> str:
+def _shape(backbone: dict[str, Any]) -> str:
+    """Say what was changed of the student before training."""
+    said = []
+    if backbone.get("attention") == "bidirectional":
+        said.append("attending both ways")
+    if backbone.get("pooling", "own") != "own":
+        said.append(f"pooled by {'its last token' if backbone['pooling'] == 'last' else 'the mean'}")
+    if backbone.get("projection"):
+        said.append(f"projected to {backbone['projection']} dimensions")
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _soup(run: Path) -> str:
+    """Say of which checkpoints the tuned weights are made, where it is of several."""
+    steps = (read_json(run / "train" / "history.json") or {}).get("soup") or []
+    named = " and ".join(filter(None, (", ".join(map(str, steps[:-1])), *map(str, steps[-1:]))))
+    return f" Tuned weights are a soup of the checkpoints after steps {named} of the training." if steps else ""
+
+
+def _what(gate: dict[str, Any], student: str, soup: str) -> str:
     alpha = float(gate.get("alpha", 0.0))
     if alpha == 0:
         return f"These weights are those of {student}, unchanged. {_sentence(gate)}"
     blend = "the tuned model" if alpha == 1 else f"a blend of {alpha:g} tuned and {1 - alpha:g} base weights"
     return (
         f"A text-embedding model, fine-tuned from {student} by Gecko's two-step distillation "
-        f"(arXiv:2403.20327). It is {blend}. {_sentence(gate)}"
+        f"(arXiv:2403.20327). It is {blend}.{soup} {_sentence(gate)}"
     )
 
 

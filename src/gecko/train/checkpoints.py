@@ -1,4 +1,4 @@
-"""A training's checkpoints: whose they are, which of them are whole, and what they hold beside the trainer's files."""
+"""A training's checkpoints: whose they are, and which of them are whole."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gecko.shards import read_json, write_json
+from gecko.train.processes import is_main, wait_for_all
 
 logger = logging.getLogger(__name__)
 
 _WHOLE = "whole"
-_PROJECTION = "projection.safetensors"
 
 
 def own_checkpoint(folder: Path, mark: str, tell: Callable[[str], None] = logger.info) -> Path | None:
@@ -24,13 +26,21 @@ def own_checkpoint(folder: Path, mark: str, tell: Callable[[str], None] = logger
         mark: Tells the training from others (student, settings, rows).
         tell: Receives a line where checkpoints of another training are thrown away.
     """
-    from gecko.train.gather import is_main, wait_for_all
-
     if is_main():
         _keep_own(folder, mark, tell)
         _remove_torn(folder)
     wait_for_all()
-    return max(folder.glob("checkpoint-*"), key=lambda place: int(place.name.rpartition("-")[2]), default=None)
+    return next(reversed(whole_checkpoints(folder)), None)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints, the newest last."""
+    return sorted((mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}")), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """After which step a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _keep_own(folder: Path, mark: str, tell: Callable[[str], None]) -> None:
@@ -53,32 +63,22 @@ def _remove_torn(folder: Path) -> None:
             shutil.rmtree(checkpoint)
 
 
-def load_projection(checkpoint: Path, projection: Any) -> None:  # noqa: ANN401
-    """Put the projection of embedding distillation back as it was at a checkpoint."""
-    projection.load_projection(checkpoint / _PROJECTION)
-
-
-def checkpoint_keeper(projection: Any | None) -> Any:  # noqa: ANN401
-    """A trainer callback that finishes each checkpoint: adds the projection, and marks it once all its files are there.
+def checkpoint_keeper(module: nn.Module) -> Any:  # noqa: ANN401
+    """A trainer callback that marks each checkpoint once all its files are there, those of all processes.
 
     A checkpoint of weights that are not numbers is not marked: to go on from it would be to diverge again.
 
     Args:
-        projection: Sentence-Transformers' ``EmbedDistillLoss``, or None without distillation.
+        module: What is trained: the loss, with the model in it.
     """
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-            from gecko.train.gather import wait_for_all
-
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
             wait_for_all()  # each process writes a file of its own into it
-            if not state.is_world_process_zero:
-                return
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if projection is not None:
-                projection.save_projection(checkpoint / _PROJECTION)
-            if all(bool(weights.isfinite().all()) for weights in model.parameters()):
-                (checkpoint / _WHOLE).touch()
+            sound = all(bool(weights.isfinite().all()) for weights in module.parameters())
+            if state.is_world_process_zero and sound:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            wait_for_all()  # all then see the same checkpoints as whole
 
     return Keeper()

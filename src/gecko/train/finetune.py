@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gecko.embedder.embedder import Embedder, has_fast_bf16, load_model
+from gecko.embedder.embedder import Embedder, has_fast_bf16
 from gecko.errors import GeckoError
 from gecko.mixture.format import TextFormat, model_prompts
 from gecko.mixture.options import MixtureOptions
@@ -19,6 +19,7 @@ from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.shards import fingerprint
 from gecko.train.failures import train
+from gecko.train.fit import trained_sizes
 from gecko.train.loss_options import LossOptions
 from gecko.train.save import save_whole
 
@@ -49,27 +50,31 @@ def finetune(
         options: The recipe's ``train`` section.
         out: Directory for the model; beside it stand the checkpoints, until it is written, and the vectors of a guide
             or teacher.
-        seed: Seeds the order of rows and the dropout.
+        seed: Seeds the order of rows and the new weights.
         mixture: How the rows' sources are sampled; None takes every row once an epoch.
-        start: The model to train on from, such as the pre-finetuned student; None starts from the student.
+        start: The model to train on from, such as the pre-finetuned student; what ``options.backbone`` asks of the
+            student and this model has already is kept. None starts from the student.
         tell: Receives, before training, the lines of what will be drawn where there is more than one source, of what
             the rows hold for the switches that are on, and that checkpoints of another training are thrown away.
 
     Returns:
-        ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture"}``; the last is what
-        ``describe_mixture`` returns.
+        ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture", "soup"}``; ``mixture`` is
+        what ``describe_mixture`` returns, ``soup`` the steps of the checkpoints merged into the model, if any were.
 
     Raises:
         GeckoError: There are fewer rows than a batch needs, they hold nothing for a switch that is on, the training
             diverged, or the disk or the memory is full.
+        UsageError: The recipe asks of the student what it has not.
     """
     from transformers import set_seed
 
-    from gecko.train.gather import is_main, wait_for_all
+    from gecko.train.backbone import open_student
+    from gecko.train.processes import call_followers, is_main, wait_for_all
 
     _enough(rows)
+    call_followers(finetune, rows, options, out, seed=seed, mixture=mixture, start=start)
     set_seed(seed)
-    model = load_model(start or options.student)
+    model = open_student(options, seed=seed, start=start)
     loss = loss_options(options, int(model.get_embedding_dimension() or 0))
     history = train_rows(model, rows, options, loss, out.parent, seed=seed, mixture=mixture, tell=tell)
     if is_main():
@@ -80,9 +85,13 @@ def finetune(
 
 
 def loss_options(options: TrainOptions, width: int) -> LossOptions:
-    """What the loss reads of the recipe's ``train`` section; of its Matryoshka sizes, those the student has."""
+    """What the loss reads of the recipe's ``train`` section; the student's whole vector is always trained.
+
+    Raises:
+        UsageError: A Matryoshka size is larger than the vector.
+    """
     same = {field.name: getattr(options, field.name) for field in fields(LossOptions) if field.name != "dims"}
-    return LossOptions(dims=tuple(dim for dim in options.dims if dim <= width), **same)
+    return LossOptions(dims=trained_sizes(options.dims, width, options.student), **same)
 
 
 def train_rows(
@@ -96,7 +105,7 @@ def train_rows(
     mixture: MixtureOptions | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a model on unified rows, with whatever loss; it is ready to be saved then.
+    """Train a model on unified rows, with whatever loss; it is ready to be saved then, in the process that writes.
 
     Args:
         model: The Sentence-Transformers model; it is changed in place.
@@ -114,21 +123,21 @@ def train_rows(
 
     Raises:
         GeckoError: As :func:`finetune`.
+        UsageError: As :func:`finetune`.
     """
     _enough(rows)
-    import torch
-    from accelerate import PartialState
-    from sentence_transformers import SentenceTransformerTrainer
-
     from gecko.mixture.describe import describe_mixture, mixture_lines
     from gecko.mixture.sampler import plan_batches, row_kinds
-    from gecko.train.checkpoints import checkpoint_keeper, load_projection, own_checkpoint
+    from gecko.train.adapt import plain_weights, prepare
+    from gecko.train.checkpoints import checkpoint_keeper, own_checkpoint, step_of, whole_checkpoints
     from gecko.train.columns import RowCollator, column_layout, describe_rows, make_dataset, training_rows
-    from gecko.train.gather import is_main
     from gecko.train.loss import GeckoLoss
+    from gecko.train.processes import is_main, join, wait_for_all
+    from gecko.train.trainer import StudentTrainer
     from gecko.train.vectors import TextNumbers, make_aids
+    from gecko.train.weights import soup_of
 
-    PartialState(cpu=not torch.cuda.is_available())  # joins the other processes where torchrun started several
+    together = join()
     say = tell if tell is not None and is_main() else lambda line: None
     mixture = mixture or MixtureOptions()
     sources, kinds = [row.source for row in rows], row_kinds(rows, mixture)
@@ -139,13 +148,14 @@ def train_rows(
         epochs=options.epochs,
         seed=seed,
         kinds=kinds,
-        processes=PartialState().num_processes,
+        processes=together,
     )
     plan = replace(plan, steps=min(plan.steps, options.max_steps or plan.steps))
     facts = describe_mixture(rows, plan, mixture)
     made = training_rows(rows, options, loss, mixture)
     for line in [*(mixture_lines(facts) if len(facts["sources"]) > 1 else []), *describe_rows(made, options, loss)]:
         say(line)
+    prepare(model, options.backbone)
     inference_length = model.max_seq_length
     model.model_card_data.widget = [{}]  # an empty one would be filled, with a progress bar of its own
     disable_dropout(model)
@@ -166,22 +176,26 @@ def train_rows(
         plan.processes,
     )
     checkpoints = folder / CHECKPOINTS
-    trainer = SentenceTransformerTrainer(
+    module = GeckoLoss(model, loss, layout, aids)
+    trainer = StudentTrainer(
         model=model,
         args=_arguments(options, checkpoints, seed, plan),
         train_dataset=dataset,
-        loss=GeckoLoss(model, loss, layout, aids),
+        loss=module,
         data_collator=RowCollator(preprocess_fn=model.preprocess),
     )
     trainer.remove_callback(_progress_printer())
-    trainer.add_callback(checkpoint_keeper(aids.projection))
+    trainer.add_callback(checkpoint_keeper(module))
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    last = own_checkpoint(checkpoints, mark, say)
-    if last is not None and aids.projection is not None:
-        load_projection(last, aids.projection)
-    train(trainer, last, options)
+    train(trainer, own_checkpoint(checkpoints, mark, say), options)
     seconds = time.monotonic() - started
+    souped = whole_checkpoints(checkpoints)[-options.soup.last :] if options.soup.last > 1 else []
+    state = soup_of(module, souped, options) if souped and is_main() else None
+    wait_for_all()  # the checkpoints are read
+    plain_weights(model)
+    if state is not None:
+        model.load_state_dict(state)
     model.max_seq_length = inference_length
     model.prompts = {**prompts}
     curve = [
@@ -195,6 +209,7 @@ def train_rows(
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
         "mixture": facts,
+        "soup": [step_of(checkpoint) for checkpoint in souped],
     }
 
 
@@ -235,7 +250,7 @@ def disable_dropout(model: Any) -> None:  # noqa: ANN401
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        for name in ("dropout_prob", "attention_dropout"):
+        for name in ("dropout", "dropout_prob", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
 
@@ -271,9 +286,8 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchP
         logging_steps=max(1, steps // 40),
         save_strategy="steps",
         save_steps=max(1, steps // 5),
+        save_total_limit=max(2, options.soup.last),  # the older one stays until the newer is whole
         dataloader_drop_last=plan.processes > 1,  # the plan's parts are even; without it the trainer warns
-        ddp_broadcast_buffers=False,  # processes may encode in different numbers of pieces
-        save_total_limit=2,  # the older one stays until the newer is whole
         report_to=list(options.report_to) or "none",
         disable_tqdm=True,
     )

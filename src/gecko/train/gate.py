@@ -165,12 +165,16 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
         tuned: Directory of the fine-tuned model.
         out: Where the chosen model goes: base, tuned or a blend. The one that is there is replaced by a whole one.
     """
-    base = Embedder(recipe.train.student)
+    from gecko.train.backbone import keeps_vectors, open_student
+
+    base = Embedder(open_student(recipe.train, seed=recipe.seed))
     tuned_model = load_model(str(tuned))
     pool = _pool(rows)
     dev = dev_set(rows, store)
-    same_as_miner = recipe.is_miner(recipe.train.student) and store.vectors is not None
-    known = store.vectors[[store.position(passage_id) for passage_id in pool]] if same_as_miner else None
+    same_as_miner = recipe.is_miner(recipe.train.student) and keeps_vectors(recipe.train)
+    known = None
+    if same_as_miner and store.vectors is not None:
+        known = store.vectors[[store.position(passage_id) for passage_id in pool]]
     verdict = choose(
         base if known is None else KnownPassages(base, dev.passages, known),
         lambda alpha: Embedder(interpolate(base.model, tuned_model, alpha)),

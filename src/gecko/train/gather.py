@@ -1,8 +1,9 @@
 """Several processes' rows as one batch: the loss and the gradients are those of one process with all the rows.
 
-Each process encodes its own texts and takes the loss of its own rows against all rows' texts; values and gradients are
-then added up over the processes. Batches may differ in size. Sentence-Transformers' ``all_gather_with_grad`` wants them
-equal and tells nothing of texts that several processes hold, which here are one text, as they are in one process.
+Each process encodes its own texts and takes the loss of its own rows against all rows' texts; values and gradients at
+the embeddings are then added up over the processes, and those at the weights are averaged once a step (``processes``).
+Batches may differ in size. Sentence-Transformers' ``all_gather_with_grad`` wants them equal and tells nothing of texts
+that several processes hold, which here are one text, as they are in one process.
 """
 
 from __future__ import annotations
@@ -15,24 +16,9 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from gecko.train.batch import merge_equal
+from gecko.train.processes import processes, summed
 
 _ABSENT = -1
-
-
-def processes() -> int:
-    """How many processes train together; 1 where it is this one alone."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes files."""
-    return processes() == 1 or distributed.get_rank() == 0
-
-
-def wait_for_all() -> None:
-    """Wait until all processes are here."""
-    if processes() > 1:
-        distributed.barrier()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +78,10 @@ def own_gradient(gradient: Tensor, gathered: Gathered) -> Tensor:
         gradient: Of this process's rows, at all distinct texts, (T, d).
         gathered: The batch.
 
-    The factor undoes the mean that distributed training takes of the processes' gradients.
+    The factor undoes the mean that ``average_gradients`` takes of the processes' gradients.
     """
     whole = summed(gradient)
     return whole[gathered.mine] * gathered.first[:, None] * processes()
-
-
-def summed(value: Tensor) -> Tensor:
-    """Sum of a tensor over all processes."""
-    if processes() > 1:
-        value = value.clone()
-        distributed.all_reduce(value)
-    return value
 
 
 def _sizes(*sizes: int, device: torch.device) -> Tensor:

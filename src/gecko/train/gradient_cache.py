@@ -7,7 +7,6 @@ the whole batch, in the memory of a mini-batch.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +37,7 @@ def encode(model: Any, texts: Features, options: LossOptions) -> Encoded:  # noq
     """Encode a batch's distinct texts, as the options bound the memory.
 
     Args:
-        model: The Sentence-Transformers model, or what the trainer wrapped it in.
+        model: The Sentence-Transformers model.
         texts: Their tokens.
         options: The size of a mini-batch. A batch that fits in one is encoded once.
     """
@@ -53,11 +52,7 @@ class _Once:
     """Encodes once and keeps the activations."""
 
     def __init__(self, model: Any, groups: list[Features], order: Tensor) -> None:  # noqa: ANN401
-        found = []
-        for place, group in enumerate(groups):
-            with _unsynchronised(model, last=place == len(groups) - 1):
-                found.append(_embed(model, group))
-        self._kept = torch.cat(found)[order]
+        self._kept = torch.cat([_embed(model, group) for group in groups])[order]
         self.vectors = self._kept.detach()
 
     def backward(self, gradient: Tensor) -> None:
@@ -80,21 +75,14 @@ class _Twice:
 
     def backward(self, gradient: Tensor) -> None:
         pieces = gradient[self._back].split([len(group["input_ids"]) for group in self._groups])
-        for place, (group, state, piece) in enumerate(zip(self._groups, self._states, pieces, strict=True)):
-            with _unsynchronised(self._model, last=place == len(pieces) - 1):
-                with torch.enable_grad(), state:
-                    surrogate = (_embed(self._model, group).to(piece.dtype) * piece).sum()
-                surrogate.backward()  # type: ignore[no-untyped-call]
+        for group, state, piece in zip(self._groups, self._states, pieces, strict=True):
+            with torch.enable_grad(), state:
+                surrogate = (_embed(self._model, group).to(piece.dtype) * piece).sum()
+            surrogate.backward()  # type: ignore[no-untyped-call]
 
 
 def _embed(model: Any, texts: Features) -> Tensor:  # noqa: ANN401
     return torch.as_tensor(model(dict(texts))["sentence_embedding"])
-
-
-def _unsynchronised(model: Any, *, last: bool) -> AbstractContextManager[Any]:  # noqa: ANN401
-    """Where several processes train, gradients are exchanged with the last piece only: each may have its own number."""
-    apart = getattr(model, "no_sync", None)
-    return nullcontext() if last or apart is None else apart()
 
 
 class _RandomState:

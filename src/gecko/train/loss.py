@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from gecko.errors import GeckoError
 from gecko.train.batch import Facts, Features, distinct_texts, lay_out, row_facts, signature
 from gecko.train.columns import ColumnLayout
-from gecko.train.gather import Gathered, gather, own_gradient, processes, summed
+from gecko.train.gather import Gathered, gather, own_gradient
 from gecko.train.gradient_cache import Encoded, encode
 from gecko.train.loss_options import LossOptions
+from gecko.train.processes import processes, summed
 from gecko.train.total import Total, total
 from gecko.train.vectors import Aids
 
@@ -84,9 +85,9 @@ class GeckoLoss(nn.Module):
     def _carried(self, value: Tensor, found: Total, encoded: Encoded, gathered: Gathered | None) -> Tensor:
         """The value, whose backward pass sends the gradient that is known already through the encoder."""
         gradient = found.gradient if gathered is None else own_gradient(found.gradient, gathered)
-        # The trainer's wrapper does not know the aids' parameters, so their gradients are exchanged here.
-        share = 1.0 if gathered is not None else 1.0 / processes()
-        of_parameters = [summed(one) * share for one in found.of_parameters]
+        # As own_gradient: of a batch of all processes' rows, the gradients' mean is to be the sum of their shares.
+        share = 1 if gathered is None else processes()
+        of_parameters = [one * share for one in found.of_parameters]
         carrier = value.detach().requires_grad_()
 
         def backward(upstream: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -58,11 +59,20 @@ def prefinetune(
         settings = settings.model_copy(update={"batch_size": batch})
     try:
         history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, tell=tell)
-    except GeckoError as error:  # fine-tuning's hints name its own section
-        raise GeckoError(error.message, error.hint.replace("train.", "prefinetune.")) from error
+    except GeckoError as error:
+        raise type(error)(error.message, _own_keys(error.hint)) from error
     if not np.isfinite(Embedder(str(out)).encode([row.positive for row in rows[:_LOOKED_AT]])).all():
         shutil.rmtree(out)
         raise GeckoError(
             "pre-finetuning diverged: the model's vectors are not numbers", "lower prefinetune.learning_rate"
         )
     return history
+
+
+def _own_keys(hint: str) -> str:
+    """Name the keys of fine-tuning that pre-finetuning has too as its own; others, such as the student, are shared."""
+
+    def own(found: re.Match[str]) -> str:
+        return f"prefinetune.{found[1]}" if found[1] in PrefinetuneOptions.model_fields else found[0]
+
+    return re.sub(r"\btrain\.(\w+)", own, hint)

@@ -21,8 +21,8 @@ from gecko.embedder.embedder import Embedder, resolve_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import SourceText
 from gecko.shards import fingerprint, read_json, write_json
-from gecko.train.gather import is_main, wait_for_all
 from gecko.train.loss_options import LossOptions
+from gecko.train.processes import is_main, wait_for_all
 
 _BLOCK = 2048  # texts encoded between two writes; a kill costs at most these
 _FORMAT = 1  # raised when the file's contents change
