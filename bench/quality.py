@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,30 +46,36 @@ def configs(name: str) -> list[Config]:
     return [(corpus, corpus, "offline", ()) for corpus in corpora]
 
 
-def run(config: Config, seed: int, out: Path) -> dict:
-    """One whole run; its evaluation, wall time and peak memory."""
-    label, corpus, teacher, settings = config
-    folder = SHARED / "data" / corpus
-    values = [f"teacher.spec={teacher}", f"seed={seed}", f"evaluation.beir=[{json.dumps(str(folder))}]", *settings]
-    command = [sys.executable, "-m", "gecko.cli", "run", "recipes/domain.yaml", "--corpus", str(folder), "--json"]
-    command += ["--out", str(out / corpus), *(part for value in values for part in ("--set", value))]
+def train_run(corpus: Path, out: Path, values: Sequence[str]) -> tuple[dict, dict]:
+    """One whole ``gecko run recipes/domain.yaml``: its summary, and its wall seconds and peak gigabytes."""
+    command = [sys.executable, "-m", "gecko.cli", "run", "recipes/domain.yaml", "--corpus", str(corpus), "--json"]
+    command += ["--out", str(out), *(part for value in values for part in ("--set", value))]
     started = time.monotonic()
-    log = out / f"{corpus}.log"
+    log = out.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as progress:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=progress, text=True)
         assert process.stdout is not None
         answer = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{label}, seed {seed}: the run failed ({log} says why): {' '.join(command)}")
-    summary = json.loads(answer)
+        raise SystemExit(f"the run failed ({log} says why): {' '.join(command)}")
+    spent = {"seconds": round(time.monotonic() - started), "gigabytes": round(usage.ru_maxrss / 2**20, 2)}
+    return json.loads(answer), spent
+
+
+def run(config: Config, seed: int, out: Path) -> dict:
+    """One run of a bench; its evaluation, wall time and peak memory."""
+    label, corpus, teacher, settings = config
+    folder = SHARED / "data" / corpus
+    values = [f"teacher.spec={teacher}", f"seed={seed}", f"evaluation.beir=[{json.dumps(str(folder))}]", *settings]
+    summary, spent = train_run(folder, out / corpus, values)
     gate = json.loads((out / corpus / "gate" / "gate.json").read_text())
     results = [row for row in summary["evaluation"]["results"] if row["metric"] == "ndcg_at_10"]
     return {
         "label": label,
         "seed": seed,
-        "seconds": round(time.monotonic() - started),
-        "gigabytes": round(usage.ru_maxrss / 2**20, 2),
+        **spent,
         "skipped": [stage["name"] for stage in summary["stages"] if stage["skipped"]],
         "chosen": gate["chosen"],
         "alpha": gate["alpha"],

@@ -23,6 +23,7 @@ from gecko.train.loss_options import (
     ListwiseOptions,
     MarginMseOptions,
     PositivesOptions,
+    RehearsalOptions,
     SpreadOptions,
 )
 from gecko.train.student_options import BackboneOptions, SoupOptions
@@ -97,6 +98,7 @@ class TrainOptions(Section):
     margin_mse: MarginMseOptions = MarginMseOptions()
     positives: PositivesOptions = PositivesOptions()
     candidates: CandidateOptions = CandidateOptions()
+    rehearse: RehearsalOptions = RehearsalOptions()
     max_length: int = Field(default=256, ge=8, description="tokens")
     bf16: bool | None = Field(default=None, description="default: where the hardware has it")
     soup: SoupOptions = SoupOptions()

@@ -129,10 +129,12 @@ def train_rows(
     from gecko.mixture.describe import describe_mixture, mixture_lines
     from gecko.mixture.sampler import plan_batches, row_kinds
     from gecko.train.adapt import plain_weights, prepare
+    from gecko.train.attention import attention_for_training
     from gecko.train.checkpoints import checkpoint_keeper, own_checkpoint, step_of, whole_checkpoints
     from gecko.train.columns import RowCollator, column_layout, describe_rows, make_dataset, training_rows
     from gecko.train.loss import GeckoLoss
     from gecko.train.processes import is_main, join, wait_for_all
+    from gecko.train.rehearsal import Rehearsal
     from gecko.train.trainer import StudentTrainer
     from gecko.train.vectors import TextNumbers, make_aids
     from gecko.train.weights import soup_of
@@ -165,6 +167,9 @@ def train_rows(
     numbers = TextNumbers() if loss.embedders else None
     dataset = make_dataset(made, layout, options.text_format, prompts, numbers)
     aids = make_aids(model, loss, numbers, folder / VECTORS, seed, say)
+    rehearsal = None
+    if options.rehearse.weight:
+        rehearsal = Rehearsal(model, options.rehearse, loss.dims, options.text_format, plan.steps, seed)
     mark = fingerprint(
         options.model_dump(),
         str(loss),
@@ -184,11 +189,13 @@ def train_rows(
         loss=module,
         data_collator=RowCollator(preprocess_fn=model.preprocess),
     )
+    trainer.rehearsal = rehearsal
     trainer.remove_callback(_progress_printer())
     trainer.add_callback(checkpoint_keeper(module))
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    train(trainer, own_checkpoint(checkpoints, mark, say), options)
+    with attention_for_training(model, trainer.args.bf16):
+        train(trainer, own_checkpoint(checkpoints, mark, say), options)
     seconds = time.monotonic() - started
     souped = whole_checkpoints(checkpoints)[-options.soup.last :] if options.soup.last > 1 else []
     state = soup_of(module, souped, options) if souped and is_main() else None

@@ -48,6 +48,15 @@ class DistillOptions(_Section):
     weight: float = Field(default=1.0, gt=0)
 
 
+class RehearsalOptions(_Section):
+    """Holds general texts near the vectors they had before training (learning without forgetting, 1606.09282)."""
+
+    weight: float = Field(default=0.0, ge=0, description="0 is off")
+    texts: int = Field(default=64, ge=1, description="of each step")
+    language: str = Field(default="en", description="made texts are words of it")
+    file: str | None = Field(default=None, description="your own general texts, one a line, instead of made ones")
+
+
 class ListwiseOptions(_Section):
     """Draws the softmax over a row's candidates to that of the ranker's scores (2010.11386, 2607.27178)."""
 

@@ -38,9 +38,14 @@ def processes() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if processes() > 1 else 0
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes files."""
-    return processes() == 1 or distributed.get_rank() == 0
+    return rank() == 0
 
 
 def wait_for_all() -> None:
