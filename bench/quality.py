@@ -19,7 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-DIMS = (384, 256, 128)
+DIMS = (384, 256, 128, 64)
+GENERAL = ("stsb/en", "sts12_16", "banking77", "clinc150", "emotion", "poem_sentiment", "msrp", "rqe")
+GENERAL += ("searchsnippets_clustering", "stackoverflow_clustering")
 SEEDS = (0, 1, 2)
 SHIP_TUNED = ("gate.alphas=[1.0]", "gate.max_probe_loss=1")
 
@@ -30,7 +32,9 @@ def configs(name: str) -> list[Config]:
     """The runs of a bench, without their seeds."""
     recorded = f"recorded:{SHARED / 'recorded' / 'powershell_docs'}"
     if name == "recorded":
-        return [("recorded", "powershell_docs", recorded, ())]
+        general = json.dumps([str(SHARED / "data" / folder) for folder in GENERAL])
+        settings = (f"evaluation.tasks={general}", "evaluation.tasks_limit=3000")
+        return [("recorded", "powershell_docs", recorded, settings)]
     if name == "four-way":
         return [
             (
@@ -68,7 +72,8 @@ def run(config: Config, seed: int, out: Path) -> dict:
     """One run of a bench; its evaluation, wall time and peak memory."""
     label, corpus, teacher, settings = config
     folder = SHARED / "data" / corpus
-    values = [f"teacher.spec={teacher}", f"seed={seed}", f"evaluation.beir=[{json.dumps(str(folder))}]", *settings]
+    values = [f"teacher.spec={teacher}", f"seed={seed}", f"evaluation.beir=[{json.dumps(str(folder))}]"]
+    values += [f"evaluation.dims={list(DIMS)}", *settings]
     summary, spent = train_run(folder, out / corpus, values)
     gate = json.loads((out / corpus / "gate" / "gate.json").read_text())
     results = [row for row in summary["evaluation"]["results"] if row["metric"] == "ndcg_at_10"]
@@ -80,6 +85,7 @@ def run(config: Config, seed: int, out: Path) -> dict:
         "chosen": gate["chosen"],
         "alpha": gate["alpha"],
         "results": results,
+        "tasks": summary["evaluation"].get("tasks", {}).get("results", []),
     }
 
 
@@ -99,7 +105,9 @@ def table(done: list[dict]) -> list[str]:
     for label in dict.fromkeys(entry["label"] for entry in done):
         entries = [entry for entry in done if entry["label"] == label]
         for dim in DIMS:
-            rows = [next(row for row in entry["results"] if row["dim"] == dim) for entry in entries]
+            rows = [row for entry in entries for row in entry["results"] if row["dim"] == dim]
+            if not rows:  # a bench made before this size was asked for
+                continue
             tuned = [100 * row["tuned"] for row in rows]
             intervals = ", ".join("[{:+.1f}, {:+.1f}]".format(*(100 * end for end in row["ci95"])) for row in rows)
             gate = ", ".join(f"{entry['chosen']} {entry['alpha']:g}" for entry in entries) if dim == DIMS[0] else ""
@@ -109,6 +117,25 @@ def table(done: list[dict]) -> list[str]:
                 f"| {100 * first['base']:.1f} | {statistics.mean(tuned):.1f} ({min(tuned):.1f} to {max(tuned):.1f}) "
                 f"| {statistics.mean(100 * row['delta'] for row in rows):+.1f} | {intervals} | {gate} |"
             )
+    return lines
+
+
+def general_table(done: list[dict]) -> list[str]:
+    """A row a general task: the base, and each seed's change with its interval, whole and cut."""
+    tasks = [row for entry in done for row in entry.get("tasks", [])]
+    if not tasks:
+        return []
+    lines = ["", "General tasks, which the corpus is not about (change in points by seed, 95 % interval):", ""]
+    lines += ["| task | metric | dim | base | change, mean | by seed |", "|:--|:--|--:|--:|--:|:--|"]
+    for name, metric in dict.fromkeys((row["dataset"], row["metric"]) for row in tasks):
+        for dim in DIMS[:2]:
+            rows = [row for row in tasks if (row["dataset"], row["metric"], row["dim"]) == (name, metric, dim)]
+            seeds = ", ".join(
+                "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (row["delta"], *row["ci95"])))
+                for row in rows
+            )
+            change = statistics.mean(100 * row["delta"] for row in rows)
+            lines.append(f"| {name} | {metric} | {dim} | {100 * rows[0]['base']:.1f} | {change:+.1f} | {seeds} |")
     return lines
 
 
@@ -146,6 +173,7 @@ def main() -> None:
         f"`make bench-{name}`, two CPU cores. Student and base: all-MiniLM-L6-v2.",
         "",
         *table(done),
+        *general_table(done),
         "",
         "Wall time and peak memory of each run:",
         "",

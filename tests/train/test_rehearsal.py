@@ -32,7 +32,7 @@ def general(words: list[str], tmp_path: Path) -> RehearsalOptions:
     draw = random.Random(1)
     path = tmp_path / "general.txt"
     path.write_text("\n".join(" ".join(draw.choices(words, k=5)) for _ in range(40)) + "\n\n", encoding="utf-8")
-    return RehearsalOptions(weight=2.0, texts=8, file=str(path))
+    return RehearsalOptions(weight=2.0, count=8, texts=str(path))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_model_that_has_not_moved_is_at_no_distance(model: Any, general: Rehea
     model.prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
     model.prompts = model.prompts if text_format == "gecko" else {}
     rehearsal = Rehearsal(model, general, (32, 16), text_format, 10, 0)
-    assert float(rehearsal(model, 3)) == pytest.approx(0, abs=1e-5)
+    assert float(rehearsal(model, 3).detach()) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_distance_is_the_weighted_mean_over_texts_and_sizes(model: Any, general: RehearsalOptions) -> None:
@@ -84,7 +84,7 @@ def test_a_student_of_the_unified_format_is_held_to_its_plain_vectors(model: Any
 def test_training_with_it_moves_general_texts_less(
     rows: list[UnifiedRow], options: TrainOptions, general: RehearsalOptions, tmp_path: Path
 ) -> None:
-    texts = Path(general.file or "").read_text(encoding="utf-8").split("\n")[:40]
+    texts = Path(general.texts).read_text(encoding="utf-8").split("\n")[:40]
     base = Embedder(load_model(options.student, device="cpu"))
     moved = {}
     for name, rehearse in (("without", RehearsalOptions()), ("with", general.model_copy(update={"weight": 20.0}))):
@@ -148,6 +148,12 @@ def test_made_texts_are_words_by_zipfs_law() -> None:
     assert made_texts("de", 5, random.Random(0)) != texts[:5]
 
 
+def test_the_texts_that_come_with_the_package_are_many_and_different(model: Any) -> None:
+    texts = Rehearsal(model, RehearsalOptions(weight=1), (32,), "plain", 1000, 0)._texts
+    assert len(texts) == len(set(texts)) > 1500
+    assert {len(text.split()) > 20 for text in texts} == {True, False}
+
+
 def test_an_unknown_language_is_named_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="xx") as caught:
         made_texts("xx", 1, random.Random(0))
@@ -162,4 +168,4 @@ def test_a_bad_file_is_one_clear_line(model: Any, tmp_path: Path, content: bytes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(GeckoError, match=reason):
-        Rehearsal(model, RehearsalOptions(weight=1, file=str(path)), (32,), "plain", 10, 0)
+        Rehearsal(model, RehearsalOptions(weight=1, texts=str(path)), (32,), "plain", 10, 0)

@@ -52,9 +52,12 @@ class RehearsalOptions(_Section):
     """Holds general texts near the vectors they had before training (learning without forgetting, 1606.09282)."""
 
     weight: float = Field(default=0.0, ge=0, description="0 is off")
-    texts: int = Field(default=64, ge=1, description="of each step")
-    language: str = Field(default="en", description="made texts are words of it")
-    file: str | None = Field(default=None, description="your own general texts, one a line, instead of made ones")
+    count: int = Field(default=64, ge=1, description="texts of each step")
+    texts: str = Field(
+        default="general",
+        pattern=r"\S",
+        description="general: the English ones of the package; words:LANGUAGE: made of its words; else a file, one a line",
+    )
 
 
 class ListwiseOptions(_Section):

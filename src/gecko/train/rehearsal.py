@@ -3,12 +3,13 @@
 Fine-tuning on one corpus leaves similarity and classification of general texts unharmed but spoils their clustering,
 most in vectors that are cut (docs/log.md). So in every step some general texts are drawn to the vectors that the
 student gave them before training: learning without forgetting (Li and Hoiem, arXiv:1606.09282) with embeddings for
-outputs. No text of anybody's is needed: words drawn as often as a language uses them serve, since it is the encoder's
-own map that is kept and not what the texts say.
+outputs. The texts that ship with the package were written by a language model for it; texts made of a language's
+words, drawn as often as it uses them, keep nearly as much.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,8 +60,8 @@ class Rehearsal:
         self._options = options
         self._dims = dims
         draw = random.Random(seed)  # noqa: S311
-        wanted = min(steps * options.texts, _MOST)
-        texts = _read(options.file, wanted, draw) if options.file else made_texts(options.language, wanted, draw)
+        wanted = min(steps * options.count, _MOST)
+        texts = _general_texts(options.texts, wanted, draw)
         tasks = [TASKS[draw.choice(_KINDS)][0] for _ in texts]
         self._texts = [render_query(task, text, text_format) for task, text in zip(tasks, texts, strict=True)]
         before = Embedder(student)
@@ -79,8 +80,8 @@ class Rehearsal:
             model: The student as it is.
             step: The step of the training, which decides the texts: a training that is resumed draws the same.
         """
-        first = step * self._options.texts
-        places = [place % len(self._texts) for place in range(first, first + self._options.texts)]
+        first = step * self._options.count
+        places = [place % len(self._texts) for place in range(first, first + self._options.count)]
         places = places[rank() :: processes()] or places
         features = model.preprocess([self._texts[place] for place in places])
         features = {
@@ -103,7 +104,7 @@ def made_texts(language: str, count: int, draw: random.Random) -> list[str]:
 
     if language not in available_languages("small"):
         known = ", ".join(sorted(available_languages("small")))
-        raise UsageError(f"train.rehearse.language {language!r}: no word frequencies", f"there are {known}")
+        raise UsageError(f"train.rehearse.texts words:{language}: no word frequencies", f"there are {known}")
     words = top_n_list(language, _WORDS)
     return [
         " ".join(words[int(len(words) ** draw.random()) - 1] for _ in range(draw.randint(*_LENGTHS)))
@@ -111,15 +112,22 @@ def made_texts(language: str, count: int, draw: random.Random) -> list[str]:
     ]
 
 
-def _read(file: str, count: int, draw: random.Random) -> list[str]:
-    """Draw texts from a file of one a line."""
+def _general_texts(where: str, count: int, draw: random.Random) -> list[str]:
+    """Draw at most so many of the texts that a recipe names."""
+    kind, _, language = where.partition(":")
+    if kind == "words" and language:
+        return made_texts(language, count, draw)
+    hint = "name a text file, one text a line, or: general, words:LANGUAGE"
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        if where == "general":
+            content = importlib.resources.files("gecko.train").joinpath("general.txt").read_text(encoding="utf-8")
+        else:
+            content = Path(where).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise GeckoError(f"train.rehearse.file {file}: {reason}", "name a text file, one text a line") from error
-    texts = [line.strip() for line in lines if line.strip()]
+        raise GeckoError(f"train.rehearse.texts {where}: {reason}", hint) from error
+    texts = list(dict.fromkeys(line.strip() for line in content.splitlines() if line.strip()))
     if not texts:
-        raise GeckoError(f"train.rehearse.file {file}: no text in it", "name a text file, one text a line")
+        raise GeckoError(f"train.rehearse.texts {where}: no text in it", hint)
     draw.shuffle(texts)
     return texts[:count]
