@@ -56,7 +56,7 @@ class RehearsalOptions(_Section):
     texts: str = Field(
         default="general",
         pattern=r"\S",
-        description="general: the English ones of the package; words:LANGUAGE: made of its words; else a file, one a line",
+        description="general: English, of the package; words:LANGUAGE: made of its words; or a file, one text a line",
     )
 
 
