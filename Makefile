@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel
+.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-upgrades bench-mixture
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -48,6 +48,10 @@ lint: setup
 # Whole runs on labelled corpora; each writes its table to docs/results/.
 bench-recorded bench-four-way bench-offline: setup
 	$(BIN)/python bench/quality.py $(@:bench-%=%)
+
+# Training: each switch alone on dev data; both stages on all the human-labelled data at hand.
+bench-upgrades bench-mixture: setup
+	$(BIN)/python bench/$(@:bench-%=%).py $(SEEDS)
 
 bench-teacher: setup
 	$(BIN)/python bench/teacher.py

@@ -50,15 +50,18 @@ def configs(name: str) -> list[Config]:
     return [(corpus, corpus, "offline", ()) for corpus in corpora]
 
 
-def train_run(corpus: Path, out: Path, values: Sequence[str]) -> tuple[dict, dict]:
-    """One whole ``gecko run recipes/domain.yaml``: its summary, and its wall seconds and peak gigabytes."""
-    command = [sys.executable, "-m", "gecko.cli", "run", "recipes/domain.yaml", "--corpus", str(corpus), "--json"]
+def train_run(
+    corpus: Path, out: Path, values: Sequence[str], recipe: str = "domain", cwd: Path = ROOT
+) -> tuple[dict, dict]:
+    """One whole ``gecko run`` of a recipe: its summary, and its wall seconds and peak gigabytes."""
+    path = ROOT / "recipes" / f"{recipe}.yaml"
+    command = [sys.executable, "-m", "gecko.cli", "run", str(path), "--corpus", str(corpus), "--json"]
     command += ["--out", str(out), *(part for value in values for part in ("--set", value))]
     started = time.monotonic()
     log = out.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as progress:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=progress, text=True)
+        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=progress, text=True)
         assert process.stdout is not None
         answer = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
