@@ -241,3 +241,12 @@ def test_fine_tuning_keeps_the_shape_that_pre_finetuning_gave_the_student(
     cosines = (one * two).sum(1)
     assert cosines.min() > 0.9, "a few small steps lead on from the pre-finetuned student"
     assert cosines.min() < 1 - 1e-6, "and they are taken"
+
+
+def test_fine_tuning_may_read_longer_texts_than_pre_finetuning_did(
+    rows: list[UnifiedRow], train: TrainOptions, backbone: Callable[..., str], tmp_path: Path
+) -> None:
+    """A tokenizer that states no limit gets the run's: not that of the first, shorter stage."""
+    train = train.model_copy(update={"student": backbone("t5", limit=None), "max_length": 40})
+    prefinetune(rows, options(max_length=8, max_steps=1), train, tmp_path / "model")
+    assert load_model(str(tmp_path / "model"), device="cpu").max_seq_length == 40

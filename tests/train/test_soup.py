@@ -242,8 +242,10 @@ def test_a_training_s_last_checkpoints_make_its_model(
         return merge(each(), shares, method)
 
     monkeypatch.setattr(weights_module, "merge_weights", recording)
-    history = finetune(rows, options, tmp_path / "soup" / "model")
+    told: list[str] = []
+    history = finetune(rows, options, tmp_path / "soup" / "model", tell=told.append)
     assert history["soup"] == [6, 8, 10]
+    assert told[-1] == "merged from the checkpoints of steps 6, 8, 10"
     assert len(seen) == 3
     plain = finetune(rows, options.model_copy(update={"soup": SoupOptions()}), tmp_path / "last" / "model")
     assert plain["soup"] == []

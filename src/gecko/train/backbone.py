@@ -24,7 +24,14 @@ _UNLIMITED = 10**9  # tokenizers that know no limit state 10^30
 _PROBE = "one two three four five six seven eight nine ten eleven twelve"
 
 
-def open_student(options: TrainOptions, *, seed: int = 0, start: str | None = None, device: str | None = None) -> Any:  # noqa: ANN401
+def open_student(
+    options: TrainOptions,
+    *,
+    seed: int = 0,
+    start: str | None = None,
+    window: int | None = None,
+    device: str | None = None,
+) -> Any:  # noqa: ANN401
     """Load the student as it is before training, in float32, its vectors of the shape that the recipe asks for.
 
     What is changed is saved with the model, so plain Sentence-Transformers reads it back to the same vectors.
@@ -33,6 +40,8 @@ def open_student(options: TrainOptions, *, seed: int = 0, start: str | None = No
         options: The recipe's ``train`` section.
         seed: Of a random projection.
         start: The student after an earlier training, taken in its place; it keeps the shape that it got before that.
+        window: Tokens that it reads of a text where neither its tokenizer nor its positions say; None: as many as it
+            is trained on.
         device: As Sentence-Transformers takes it.
 
     Returns:
@@ -49,7 +58,7 @@ def open_student(options: TrainOptions, *, seed: int = 0, start: str | None = No
             raise GeckoError(f"train.backbone: {name} has no transformer to change", "leave train.backbone out")
         return model  # static embeddings and the like
     _check_tokenizer(model, name)
-    model.max_seq_length = _window(model, options.max_length)
+    model.max_seq_length = _window(model, window or options.max_length)
     pooling = backbone.pooling
     if backbone.attention == "bidirectional" and attention_of(model) != "bidirectional":
         model[0].auto_model.config.get_text_config().is_causal = False

@@ -38,6 +38,7 @@ def finetune(
     seed: int = 0,
     mixture: MixtureOptions | None = None,
     start: str | None = None,
+    window: int | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the student on unified rows and save it.
@@ -54,6 +55,8 @@ def finetune(
         mixture: How the rows' sources are sampled; None takes every row once an epoch.
         start: The model to train on from, such as the pre-finetuned student; what ``options.backbone`` asks of the
             student and this model has already is kept. None starts from the student.
+        window: Tokens of a text that the model is to read in use, where neither its tokenizer nor its positions say;
+            None: as many as in training.
         tell: Receives, before training, the lines of what will be drawn where there is more than one source, of what
             the rows hold for the switches that are on, and that checkpoints of another training are thrown away.
 
@@ -72,9 +75,9 @@ def finetune(
     from gecko.train.processes import call_followers, is_main, wait_for_all
 
     _enough(rows)
-    call_followers(finetune, rows, options, out, seed=seed, mixture=mixture, start=start)
+    call_followers(finetune, rows, options, out, seed=seed, mixture=mixture, start=start, window=window)
     set_seed(seed)
-    model = open_student(options, seed=seed, start=start)
+    model = open_student(options, seed=seed, start=start, window=window)
     loss = loss_options(options, int(model.get_embedding_dimension() or 0))
     history = train_rows(model, rows, options, loss, out.parent, seed=seed, mixture=mixture, tell=tell)
     if is_main():
@@ -203,6 +206,7 @@ def train_rows(
     plain_weights(model)
     if state is not None:
         model.load_state_dict(state)
+        say(f"merged from the checkpoints of steps {', '.join(str(step_of(checkpoint)) for checkpoint in souped)}")
     model.max_seq_length = inference_length
     model.prompts = {**prompts}
     curve = [

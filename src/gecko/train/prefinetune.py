@@ -58,7 +58,9 @@ def prefinetune(
             tell(f"a batch of {settings.batch_size:,} is more than there are: a step takes at most {most}")
         settings = settings.model_copy(update={"batch_size": batch})
     try:
-        history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, tell=tell)
+        # Fine-tuning goes on from this model, and may read longer texts.
+        window = max(settings.max_length, train.max_length)
+        history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, window=window, tell=tell)
     except GeckoError as error:
         raise type(error)(error.message, _own_keys(error.hint)) from error
     if not np.isfinite(Embedder(str(out)).encode([row.positive for row in rows[:_LOOKED_AT]])).all():
