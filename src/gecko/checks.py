@@ -9,7 +9,7 @@ from typing import Any
 
 from gecko.corpus.files import FileState, file_state
 from gecko.corpus.read import source_state
-from gecko.embedder.embedder import resolve_model
+from gecko.embedder.embedder import PACKAGED_MODEL, resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
 from gecko.evaluate.tasks import open_sets
@@ -17,6 +17,7 @@ from gecko.mixture.load import check_sources
 from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
 from gecko.shards import MARKS, is_run
 from gecko.tabular import SUFFIXES
+from gecko.teacher.wishes import SAME
 from gecko.train.fit import check_adapters, trained_sizes
 
 State = list[FileState]
@@ -132,6 +133,33 @@ def check_sizes(key: str, dims: Sequence[int], student: str, width: int | None) 
     """
     if width:
         trained_sizes(dims, width, student, key)
+
+
+def check_languages(recipe: Recipe) -> list[str]:
+    """Hold the languages that queries are wished in against what the teacher of step 1 and the miner can do.
+
+    Returns:
+        Lines that the user should read before queries are written.
+
+    Raises:
+        UsageError: The teacher can write in the passage's own language only.
+    """
+    spec, options = recipe.teacher.of_writer()
+    wished = ", ".join(name for name in options.prompts.language_mix if name != SAME)
+    own_tasks = options.prompts.task_language != "English"
+    teacher = spec.partition(":")[0]
+    if teacher == "offline" and (wished or own_tasks):
+        cannot = f"it writes in the passage's own language, not in {wished}" if wished else "its tasks are in English"
+        raise UsageError(
+            f"the offline teacher cannot translate: {cannot}",
+            "teacher.prompts.language=same and task_language=English, or name a language model as teacher.writer",
+        )
+    lines = []
+    if teacher == "recorded" and (wished or own_tasks):
+        lines.append("recorded replies stay in the languages they were recorded in: none is translated or written anew")
+    if wished and recipe.fret.miner == PACKAGED_MODEL:
+        lines.append(f"fret.miner {PACKAGED_MODEL} knows English only: queries in {wished} find few neighbours")
+    return lines
 
 
 def model_state(spec: str) -> State:

@@ -23,7 +23,8 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
         tell: Receives one line a step.
 
     Returns:
-        The numbers of queries and rows, how many were relabelled, and what the teacher's calls cost.
+        The numbers of queries and rows, how many were relabelled or are cross-lingual, and what the teacher's calls
+        cost.
 
     Raises:
         GeckoError: A step failed on something the user can mend; finished teacher calls are kept.
@@ -44,6 +45,7 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
         "queries": results["queries"].rows,
         "rows": results["fret"].rows,
         "relabelled": _relabelled(out),
+        "cross_lingual": context.facts("fret").get("cross_lingual", 0),
         **{name: spent[name] for name in ("calls", "input_tokens", "output_tokens", "usd")},
     }
 

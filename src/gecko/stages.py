@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gecko import prefinetuning
-from gecko.checks import beir_state, check_recipe, keep_apart, model_state, tasks_state
+from gecko.checks import beir_state, check_languages, check_recipe, keep_apart, model_state, tasks_state
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
@@ -29,6 +29,8 @@ from gecko.shards import (
     write_stage,
 )
 from gecko.teacher.options import TeacherOptions
+
+_WORTH_TELLING = 0.05  # share of queries in another language than expected; a few are the identifier's mistakes
 
 
 @dataclass
@@ -82,6 +84,9 @@ class RunContext:
     @cached_property
     def writer(self) -> Any:  # noqa: ANN401
         """The teacher of step 1, its calls kept in the ledger."""
+        for line in check_languages(self.recipe):
+            if self.tell:
+                self.tell(line)
         return self._teacher(*self.recipe.teacher.of_writer())
 
     @cached_property
@@ -275,27 +280,31 @@ def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.generate import generate, sample_seeds
+    from gecko.fret.languages import LanguageCount
 
     available = context.writer.seeds_available()
     seeds = sample_seeds(context.prepared, context.recipe.fret.limit, available, context.recipe.seed)
-    before = context.writer.calls_made
-    rows = write_stage(folder, generate(seeds, context.writer), QUERIES)
+    before, counted = context.writer.calls_made, LanguageCount()
+    rows = write_stage(folder, generate(seeds, context.writer, counted), QUERIES)
     if rows == 0:
         raise GeckoError("the teacher wrote no query", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows, "seeds": len(seeds), "calls_made": context.writer.calls_made - before}
+    if context.tell and counted.unwished >= _WORTH_TELLING * rows:
+        context.tell(f"{counted.unwished:,} of {rows:,} queries came in another language than expected; they are kept")
+    facts = {"rows": rows, "seeds": len(seeds), "calls_made": context.writer.calls_made - before}
+    return {**facts, **counted.facts(), "other_language": counted.unwished}
 
 
 def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
+    from gecko.fret.languages import LanguageCount
     from gecko.fret.select import select_rows
 
-    before = context.ranker.calls_made
+    before, counted = context.ranker.calls_made, LanguageCount()
     queries = list(read_rows(context.folder("queries"), to_query))
-    rows = write_stage(
-        folder, select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret), FRET
-    )
+    selected = select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret)
+    rows = write_stage(folder, counted.rows(selected, context.corpus), FRET)
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows, "calls_made": context.ranker.calls_made - before}
+    return {"rows": rows, "calls_made": context.ranker.calls_made - before, **counted.facts()}
 
 
 def is_dev(seed_id: str, share: float) -> bool:
@@ -449,7 +458,7 @@ STAGES: tuple[Stage, ...] = (
         "queries",
         "queries",
         _marked(
-            "queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 1]
+            "queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 2]
         ),
         _queries,
     ),

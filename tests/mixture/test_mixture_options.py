@@ -76,6 +76,10 @@ def test_mistakes_are_named() -> None:
         ("Classification", "classification"),
         ("search result", "search result"),
         ("", "question answering"),
+        # A sentence in another language is no label of its own, or there would be as many kinds as rows.
+        ("Finde zu einer Frage die Stelle, die sie beantwortet.", "question answering"),
+        ("根据一个问题，找到能回答它的段落。", "question answering"),
+        ("एक प्रश्न के लिए वह अंश खोजें जो उसका उत्तर देता है।", "question answering"),
     ],
 )
 def test_the_kind_of_a_task(task: str, kind: str) -> None:

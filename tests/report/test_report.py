@@ -69,6 +69,17 @@ def test_full_report_is_self_contained_and_escapes(run_directory, tmp_path):
     assert "nan" not in re.findall(r'(?:x|y|width|height)\d?="([^"]*)"', page)
 
 
+def test_cross_lingual_rows_are_told_where_there_are_any(run_directory, tmp_path):
+    said = "rows are cross-lingual: their query and positive are in different languages"
+    stage = run_directory / "fret" / "_stage.json"
+    for facts, shown in ({}, False), ({"cross_lingual": 0}, False), ({"cross_lingual": 1234}, True):
+        stage.write_text(json.dumps(facts))
+        page = write_report(run_directory, tmp_path / "report.html").read_text()
+        assert (f"1,234 {said}" in page) == (said in page) == shown
+    stage.unlink()
+    assert said not in write_report(run_directory, tmp_path / "report.html").read_text()
+
+
 def test_usage_lines_are_python(run_directory, tmp_path):
     page = write_report(run_directory, tmp_path / "r.html").read_text()
     code = re.search(r"<pre>(from sentence.*?)</pre>", page, re.S).group(1)

@@ -19,8 +19,8 @@ from gecko.teacher.budget import FREE, Budget, Price
 from gecko.teacher.ledger import Ledger, call_key
 from gecko.teacher.llm import LLMTeacher
 from gecko.teacher.openai import OpenAIEngine
-from gecko.teacher.prompting import PromptOptions
 from gecko.teacher.protocol import Capabilities
+from gecko.teacher.wishes import PromptOptions
 
 DIALECT = {"write": "chat", "schema": "json_schema", "labels": "chat", "top": 20, "batch": True, "probed": True}
 PENDING = "pending batches"

@@ -17,10 +17,10 @@ from gecko.teacher.budget import FREE, Budget, Price
 from gecko.teacher.caller import Caller
 from gecko.teacher.ledger import Ledger
 from gecko.teacher.llm import LLMTeacher, best_rung, expected_relevance
-from gecko.teacher.prompting import PromptOptions
 from gecko.teacher.protocol import Capabilities, RankRequest
 from gecko.teacher.schedule import Thrifty
 from gecko.teacher.traffic import Patience
+from gecko.teacher.wishes import PromptOptions
 
 EXACT = Capabilities(generate=True, prompt_logprobs=True, label_logprobs_exact=True)
 TOPK = Capabilities(generate=True, prompt_logprobs=True, label_logprobs_topk=20)

@@ -11,8 +11,6 @@ from gecko.records import Passage, content_id
 from gecko.teacher import prompting
 from gecko.teacher.prompting import (
     PROMPT_VERSIONS,
-    TASK_MIX,
-    PromptOptions,
     continuation,
     generate_prompt,
     grade_prompt,
@@ -22,6 +20,7 @@ from gecko.teacher.prompting import (
     repair_prompt,
 )
 from gecko.teacher.reply import Skipped, read_generation, read_grades, read_order
+from gecko.teacher.wishes import TASK_MIX, PromptOptions
 from gecko.teacher.wording import leans_on_passage
 
 FOLDER = Path(prompting.__file__).with_name("prompts")

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from gecko.errors import GeckoError
+from gecko.fret.languages import LanguageCount
 from gecko.fret.store import PassageTable
 from gecko.records import GeneratedQuery, Passage, Quarantined
 from gecko.teacher.protocol import AsksMany, Teacher
@@ -50,8 +51,15 @@ def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, se
     return [table.at(position) for position in sorted(drawn)]
 
 
-def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQuery | Quarantined]:
+def generate(
+    seeds: Sequence[Passage], teacher: Teacher, counted: LanguageCount | None = None
+) -> Iterator[GeneratedQuery | Quarantined]:
     """Ask the teacher for a task and a query for every seed.
+
+    Args:
+        seeds: The seed passages.
+        teacher: Writes.
+        counted: Counts the languages of the queries.
 
     Yields:
         A query, or a quarantined seed with the teacher's reason and raw reply; one for each seed, in order.
@@ -62,6 +70,7 @@ def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQu
     if isinstance(teacher, AsksMany):
         teacher.begin("queries", len(seeds))
     unasked = 0
+    counted = counted or LanguageCount()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _BATCH
     for start in range(0, len(seeds), size):
         batch = seeds[start : start + size]
@@ -74,11 +83,12 @@ def generate(seeds: Sequence[Passage], teacher: Teacher) -> Iterator[GeneratedQu
                 reason = reply.skip if reply.skip is not None else "the reply has no task or no query"
                 yield Quarantined("generate", passage.passage_id, f"skipped by the teacher: {reason}", reply.raw)
                 continue
+            query = " ".join(reply.query.split())
             yield GeneratedQuery(
                 seed_id=passage.passage_id,
                 task=" ".join(reply.task.split()),
-                query=" ".join(reply.query.split()),
-                lang=passage.lang,
+                query=query,
+                lang=counted.query(query, passage, reply.language),
                 teacher=teacher.name,
                 prompt_version=teacher.prompt_version,
                 input_tokens=reply.input_tokens,

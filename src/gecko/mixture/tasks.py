@@ -49,7 +49,7 @@ _PATTERNS = (
     (_SEARCH, r"\b(key ?words?|search(es)?|quer(y|ies)|few words)\b"),
 )
 _KINDS = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
-_SENTENCE = re.compile(r"\b(find|retrieve)\b|[.!?]$")
+_SENTENCE = re.compile(r"\b(find|retrieve)\b|[.!?。！？।؟]$")
 
 
 def task_kind(task: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gecko.corpus.language import NO_LANGUAGE
 from gecko.embedder.embedder import PACKAGED_MODEL
 from gecko.errors import GeckoError
 from gecko.evaluate.table import render_evaluation
@@ -19,7 +20,6 @@ from gecko.shards import atomic, read_json
 
 _MOST_SHOWN = 5
 _HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # of the packaged model
-_NO_LANGUAGE = frozenset({"", "und", "zxx"})
 
 
 def write_card(run: Path) -> Path:
@@ -156,8 +156,9 @@ def _figures(evaluation: dict[str, Any]) -> str:
 
 def _limits(recipe: dict[str, Any], fret: gather.FretFacts) -> str:
     languages = ", ".join(f"{name} ({count:,})" for name, count in fret.languages.most_common(_MOST_SHOWN))
+    crossing = f"; {fret.cross_lingual:,} queries find a passage in another language" if fret.cross_lingual else ""
     return (
-        f"## Limits\n\nTuned on one corpus; query languages: {languages}. Texts were cut at "
+        f"## Limits\n\nTuned on one corpus; query languages: {languages}{crossing}. Texts were cut at "
         f"{recipe['train']['max_length']} tokens in training. Queries were written by a machine; what people ask may "
         "differ, so measure on your own judged questions."
     )
@@ -166,7 +167,7 @@ def _limits(recipe: dict[str, Any], fret: gather.FretFacts) -> str:
 def _languages(passages: gather.PassageFacts) -> list[str]:
     """Codes of the languages that make up a twentieth of the passages or more."""
     least = passages.rows / 20
-    return [code for code, count in passages.languages.most_common() if count >= least and code not in _NO_LANGUAGE]
+    return [code for code, count in passages.languages.most_common() if count >= least and code not in NO_LANGUAGE]
 
 
 def _index(evaluation: dict[str, Any]) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ class FretFacts:
 
     rows: int = 0
     relabelled: int = 0
+    cross_lingual: int = 0
     without_negative: int = 0
     questions: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
@@ -111,6 +112,9 @@ def read_fret(folder: Path) -> FretFacts:
         FileNotFoundError: The run holds none.
     """
     facts = FretFacts()
+    # The passages' languages are not in the rows; the stage counted while it had both at hand.
+    if (folder / "_stage.json").is_file():
+        facts.cross_lingual = int(read_json(folder / "_stage.json").get("cross_lingual", 0))
     sample: pa.Table | None = None
     for batch in _batches(folder, None):
         facts.rows += batch.num_rows

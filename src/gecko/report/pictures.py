@@ -86,6 +86,7 @@ def fret_part(facts: FretFacts, passages: PassageFacts | None, examples: Sequenc
         "tasks": _shares(facts.tasks, SHOWN_TASKS),
         "task_count": len(facts.tasks),
         "languages": _shares(facts.languages, 8),
+        "cross_lingual": facts.cross_lingual,
         "origins": _shares(facts.origins, 6),
         "lengths": picture,
         "median": median,

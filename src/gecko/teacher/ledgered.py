@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from gecko.corpus.language import differ
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.ledger import Call, Ledger, call_key
 from gecko.teacher.protocol import DependsOnCorpus, Generation, KnowsSeeds, PassageStore, Scores, Teacher
@@ -75,7 +76,8 @@ class LedgeredTeacher:
         ids = [candidate.passage_id for candidate in candidates]
         # The texts, too: a labelled set names its documents itself, whatever they say.
         texts = content_id(*(part for candidate in candidates for part in (candidate.title, candidate.text)))
-        key = self._key("rank", query.seed_id, query.task, query.query, ids, texts, *self._surroundings(miner_scores))
+        around = self._surroundings(query, candidates, miner_scores)
+        key = self._key("rank", query.seed_id, query.task, query.query, ids, texts, *around)
         kept = self._held(key, lambda reply: _scores(reply, len(candidates)))
         if kept is not None:
             self.calls_replayed += 1
@@ -100,11 +102,15 @@ class LedgeredTeacher:
             self._ledger.reject(key)
             return None
 
-    def _surroundings(self, miner_scores: Sequence[float] | None) -> list[object]:
-        """What else the scores depend on: corpus and cosines for a statistical teacher, nothing for others."""
+    def _surroundings(
+        self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None
+    ) -> list[object]:
+        """What else a statistical teacher's scores depend on: corpus, cosines and, where they differ, languages."""
         if not isinstance(self._teacher, DependsOnCorpus):
             return []
-        return [self._teacher.corpus_mark, [round(float(score), 4) for score in miner_scores or ()]]
+        foreign = [place for place, candidate in enumerate(candidates) if differ(query.lang, candidate.lang)]
+        cosines = [round(float(score), 4) for score in miner_scores or ()]
+        return [self._teacher.corpus_mark, cosines, *([foreign] if foreign else [])]
 
     def _key(self, kind: str, *parts: object) -> str:
         return call_key(kind, self.name, self.fingerprint, self.prompt_version, *parts)

@@ -26,10 +26,11 @@ from gecko.teacher.ledger import UNPRICED, Ledger, call_key
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, RankRequest, Rung, Scores
 from gecko.teacher.reply import Skipped, Unreadable, read_generation, read_grades, read_order
 from gecko.teacher.schedule import FULL, Kind, Schedule, State
+from gecko.teacher.wishes import PromptOptions, wishes
 
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 LABELS = ("0", "1", "2", "3")
-_VERSION = "1"  # raised when the same answers would be read as something else
+_VERSION = "2"  # raised when the same answers would be read as something else
 _COUNTS_KEPT = 10_000
 _PROBE_TOKENS = 2_000  # what probing may use, on the high side for a model that does not think
 _THOUGHT_ROOM = 2_048  # tokens beside the reply for a model that thinks all the same; a limit, not a cost
@@ -80,7 +81,7 @@ class LLMTeacher:
         caller: Caller,
         ledger: Ledger,
         *,
-        prompts: prompting.PromptOptions,
+        prompts: PromptOptions,
         temperature: float = 0.7,
         max_tokens: int = 300,
         rung: Rung | Literal["auto"] = "auto",
@@ -91,7 +92,7 @@ class LLMTeacher:
         self._schedule = schedule
         self.rows_at_once = rows_at_once
         self.name = engine.name
-        self.prompt_version = prompting.VERSION
+        self.prompt_version = prompting.version_of(prompts)
         self.capabilities = Capabilities(generate=True)
         self.rung = rung
         self.caller = caller
@@ -306,7 +307,8 @@ class LLMTeacher:
         if isinstance(read, Skipped):
             return Generation("", "", read.reason, "", raw, *tokens)
         task, query = read
-        return Generation(task, query, None, "", raw, *tokens)
+        wished = wishes(seed, self._prompts, self._seed).get("language", "")
+        return Generation(task, query, None, "", raw, *tokens, language=wished)
 
     async def _read(
         self, ask: Write, read: Callable[[Answer], Value | Unreadable]

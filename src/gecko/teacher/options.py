@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from gecko.teacher.prompting import PromptOptions
 from gecko.teacher.protocol import Rung
+from gecko.teacher.wishes import PromptOptions
 
 
 def _without_secrets(address: str) -> str:

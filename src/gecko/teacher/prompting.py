@@ -9,86 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Any
 
 from gecko.records import Passage, content_id
 from gecko.teacher.ask import Prompt
+from gecko.teacher.wishes import DEFAULTS, PromptOptions, wishes
 from gecko.teacher.wording import one_line, visible
 
-TASK_MIX = {
-    "question answering": 0.38,
-    "search result": 0.25,
-    "problem": 0.12,
-    "fact checking": 0.10,
-    "sentence similarity": 0.05,
-    "definition": 0.02,
-    "example": 0.02,
-    "comparison": 0.02,
-    "advice": 0.02,
-    "alternative": 0.02,
-}
-_OWN_KIND = "Given "
-_LENGTHS = {"short": 0.5, "medium": 0.35, "long": 0.15}
-_DIFFICULTIES = {"easy": 0.25, "medium": 0.5, "hard": 0.25}
 _LONGEST_TITLE = 200
 _LONGEST_QUERY = 1000
 _LONGEST_REPLY = 4000
-
-
-class PromptOptions(BaseModel):
-    """The recipe's section on the prompts: what queries are wished for, and how much of a passage is shown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    task_mix: dict[str, float] = Field(
-        default_factory=lambda: dict(TASK_MIX),
-        description="kind of task -> weight; a kind of your own is its task sentence, 'Given a ..., find ...'",
-    )
-    persona: tuple[str, ...] = Field(default=(), description="who searches; one is drawn for each passage")
-    difficulty: Literal["mixed", "easy", "medium", "hard"] = "mixed"
-    length: Literal["mixed", "short", "medium", "long"] = "mixed"
-    language: str = Field(default="same", description="of the queries: the passage's own ('same'), or its English name")
-    max_passage_chars: int = Field(default=6000, ge=200, description="longest passage shown to write a query for")
-    max_ranked_chars: int = Field(default=1800, ge=100, description="longest passage shown to be ranked")
-
-    @field_validator("task_mix")
-    @classmethod
-    def _check_mix(cls, mix: dict[str, float]) -> dict[str, float]:
-        for kind, weight in mix.items():
-            if kind not in TASK_MIX and not (kind.startswith(_OWN_KIND) and len(kind) > len(_OWN_KIND)):
-                known = ", ".join(TASK_MIX)
-                raise ValueError(
-                    f"unknown kind of task {kind!r}; known are {known}, or a sentence 'Given a ..., find ...'"
-                )
-            if weight < 0:
-                raise ValueError(f"the weight of {kind!r} is {weight}, not a number from 0 up")
-        if not any(mix.values()):
-            raise ValueError("no kind of task has a weight above 0")
-        return mix
-
-    @field_validator("persona", mode="before")
-    @classmethod
-    def _one_persona(cls, persona: Any) -> Any:  # noqa: ANN401
-        return (persona,) if isinstance(persona, str) and persona.strip() else persona or ()
-
-    @field_validator("persona")
-    @classmethod
-    def _check_persona(cls, persona: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(one.strip() for one in persona):
-            raise ValueError("a persona is empty")
-        return persona
-
-    @field_validator("language")
-    @classmethod
-    def _check_language(cls, language: str) -> str:
-        if not language.strip() or len(language) > 40:
-            raise ValueError("expected 'same' or the name of a language, such as German")
-        return language.strip()
-
-
-DEFAULTS = PromptOptions()
 
 # All keys are required and none is null: the strictest servers allow nothing else, and a model held to a schema then
 # writes what the examples show.
@@ -114,27 +44,11 @@ LISTWISE_SCHEMA: dict[str, Any] = {
 
 
 def generate_prompt(passage: Passage, options: PromptOptions = DEFAULTS, seed: int = 0) -> Prompt:
-    """Ask for a task and a query for a passage (P_QG).
-
-    The kind of task, and what else is mixed, is drawn by a hash of the seed and the passage, so that it does not depend
-    on which other passages are asked about.
-    """
-
-    def draw(what: str, weights: dict[str, float]) -> str:
-        return _drawn(weights, content_id(str(seed), passage.passage_id, what))
-
-    mixed_length, mixed_difficulty = options.length == "mixed", options.difficulty == "mixed"
-    wishes = {
-        "kind": _line(draw("kind", options.task_mix), _LONGEST_TITLE),
-        "length": draw("length", _LENGTHS) if mixed_length else options.length,
-        "difficulty": draw("difficulty", _DIFFICULTIES) if mixed_difficulty else options.difficulty,
-    }
-    if options.persona:
-        wishes["searcher"] = _line(draw("searcher", dict.fromkeys(options.persona, 1.0)), _LONGEST_TITLE)
-    if options.language.casefold() != "same":
-        wishes["language"] = _line(options.language, _LONGEST_TITLE)
-    wish = "; ".join(f"{name}: {value}" for name, value in wishes.items())
-    return Prompt(_SHARED["generate"], f"Wish: {wish}\n{_block(passage, options.max_passage_chars)}\nJSON:")
+    """Ask for a task and a query for a passage (P_QG), with the wishes that are drawn for it."""
+    wish = "; ".join(
+        f"{name}: {_line(value, _LONGEST_TITLE)}" for name, value in wishes(passage, options, seed).items()
+    )
+    return Prompt(_SHARED[_generating(options)], f"Wish: {wish}\n{_block(passage, options.max_passage_chars)}\nJSON:")
 
 
 def likelihood_prompt(passage: Passage, options: PromptOptions = DEFAULTS) -> Prompt:
@@ -232,17 +146,6 @@ def _listed(query: str, passages: Sequence[Passage], options: PromptOptions) -> 
     return "\n".join(lines) + "\n"
 
 
-def _drawn(weights: dict[str, float], key: str) -> str:
-    """One of the names, with the probability of its weight; the same for the same key."""
-    point = int(key, 16) / 16 ** len(key) * sum(weights.values())
-    names = sorted(name for name, weight in weights.items() if weight > 0)
-    for name in names:
-        point -= weights[name]
-        if point < 0:
-            return name
-    return names[-1]
-
-
 def _read(name: str) -> str:
     text = files("gecko.teacher").joinpath("prompts", f"{name}.md").read_text(encoding="utf-8")
     return text.replace("\r\n", "\n").rstrip("\n") + "\n\n"
@@ -256,7 +159,18 @@ _FILES = {
     "grade": "grade_v1",
     "repair": "repair_v1",
 }
-_SHARED = {kind: _read(name) for kind, name in _FILES.items()}
+_LOCAL = "generate_local"  # in place of "generate" where the tasks are to be in the queries' languages
+_SHARED = {kind: _read(name) for kind, name in _FILES.items()} | {_LOCAL: _read("generate_local_v1")}
 _LAYOUT = "2"  # raised when the same passage would be laid out differently
-PROMPT_VERSIONS = {kind: content_id(_LAYOUT, text) for kind, text in _SHARED.items()}
+PROMPT_VERSIONS = {kind: content_id(_LAYOUT, _SHARED[kind]) for kind in _FILES}
 VERSION = content_id(*PROMPT_VERSIONS.values())
+
+
+def _generating(options: PromptOptions) -> str:
+    return "generate" if options.task_language == "English" else _LOCAL
+
+
+def version_of(options: PromptOptions) -> str:
+    """The version of the prompts that options choose."""
+    used = {**PROMPT_VERSIONS, "generate": content_id(_LAYOUT, _SHARED[_generating(options)])}
+    return content_id(*used.values())

@@ -50,6 +50,7 @@ class Generation:
         error: Why there is no usable query although the teacher wrote, or should have written, one.
         raw: The reply as it came.
         transient: Of an error: whether another session may well do better, as after an outage.
+        language: Name of the language that the query was wished in; empty for the passage's own.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Generation:
     input_tokens: int = 0
     output_tokens: int = 0
     transient: bool = False
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from gecko.corpus.language import differ
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.offline.likelihood import QueryLikelihood
 from gecko.teacher.offline.relevance import Relevance
@@ -57,9 +58,26 @@ class OfflineTeacher:
     def rank(
         self, query: GeneratedQuery, candidates: Sequence[Passage], miner_scores: Sequence[float] | None = None
     ) -> Scores:
-        """Score candidates by the language model of each and by fused evidence."""
-        return Scores(
-            ql=tuple(self._likelihood.scores(query.query, candidates, miner_scores)),
-            rc=tuple(self._relevance.scores(query.query, candidates, miner_scores)),
-            rung=RUNG,
-        )
+        """Score candidates by the language model of each and by fused evidence.
+
+        Words say nothing across languages: a candidate in another language than the query has no score, and where the
+        seed is one, none has, so that the seed stays the positive.
+        """
+        foreign = [differ(query.lang, candidate.lang) for candidate in candidates]
+        unknown: tuple[float | None, ...] = (None,) * len(candidates)
+        if any(other and one.passage_id == query.seed_id for one, other in zip(candidates, foreign, strict=True)):
+            return Scores(
+                unknown, unknown, "none", note=f"not ranked: words of {query.lang} find no passage in another"
+            )
+        places = [place for place, other in enumerate(foreign) if not other]
+        near = [candidates[place] for place in places]
+        cosines = None if miner_scores is None else [miner_scores[place] for place in places]
+        ql, rc = list(unknown), list(unknown)
+        for place, likelihood, relevance in zip(
+            places,
+            self._likelihood.scores(query.query, near, cosines),
+            self._relevance.scores(query.query, near, cosines),
+            strict=True,
+        ):
+            ql[place], rc[place] = likelihood, relevance
+        return Scores(tuple(ql), tuple(rc), RUNG)
