@@ -23,8 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/gecko demo --out runs/demo $(if $(TEACHER),--teacher $(TEACHER))
 
+# In two processes, a file of tests in one of them, so that its fixtures are made once; WORKERS=0 is one process.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 # The same model behind each engine. llama.cpp is compiled where no wheel is there, once.
 LLAMA := $(VENV)/.installed-llama

@@ -80,10 +80,22 @@ def whole(plain: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, lines
 
 
+@pytest.fixture(scope="module")
+def without(plain: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without pre-finetuning."""
+    out = tmp_path_factory.mktemp("without") / "run"
+    run_recipe(load_recipe(None, plain), out)
+    return out
+
+
 @pytest.fixture
 def run(whole: tuple[Path, list[str]], tmp_path: Path) -> Path:
-    """A copy of that run, to be changed."""
-    return Path(shutil.copytree(whole[0], tmp_path / "run", copy_function=shutil.copy2))
+    """A copy of the run with pre-finetuning, to be changed."""
+    return copied(whole[0], tmp_path)
+
+
+def copied(run: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run, folder / "run", copy_function=shutil.copy2))
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -166,13 +178,12 @@ def test_the_miner_is_the_pre_finetuned_student(whole: tuple[Path, list[str]], p
 
 
 def test_the_gate_compares_with_the_student_as_it_was(
-    plain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: list[str], without: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base's score is that of a run without pre-finetuning; base and blends are made of the student as it came."""
-    run_recipe(load_recipe(None, plain), tmp_path / "off")
     on = [*plain, "prefinetune.corpus=true", "train.learning_rate=1e-12", "train.weight_decay=0", "gate.min_gain=1"]
     run_recipe(load_recipe(None, on), tmp_path / "on")
-    before, after = (json.loads((tmp_path / name / "gate" / "gate.json").read_text()) for name in ("off", "on"))
+    before, after = (json.loads((run / "gate" / "gate.json").read_text()) for run in (without, tmp_path / "on"))
     assert after["scores"][0] == before["scores"][0]
     assert after["chosen"] == "base"
     student = load_recipe(None, plain).train.student
@@ -209,9 +220,8 @@ def test_a_change_redoes_what_depends_on_it(run: Path, plain: list[str], change:
     assert redone(recipe, run) == []
 
 
-def test_without_the_miner_pre_finetuning_costs_no_ranking(plain: list[str], tmp_path: Path) -> None:
-    off = load_recipe(None, plain)
-    run_recipe(off, tmp_path / "run")
+def test_without_the_miner_pre_finetuning_costs_no_ranking(plain: list[str], without: Path, tmp_path: Path) -> None:
+    copied(without, tmp_path)
     on = load_recipe(None, [*plain, "prefinetune.corpus=true"])
     assert redone(on, tmp_path / "run") == ["pairs", "prefinetune", "train", "gate", "evaluation"]
     other = load_recipe(None, [*plain, "prefinetune.corpus=true", "fret.limit=50"])

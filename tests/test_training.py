@@ -178,10 +178,10 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights_to_the_bit(
     rows: Path, few_steps: list[str], tmp_path: Path
 ) -> None:
     """Kill -9 once a checkpoint is whole; the command is given again."""
-    base = [sys.executable, "-m", "gecko.cli", "train", "--stage", "prefinetune", "--rows", str(rows), *few_steps]
-    base += [*sets("prefinetune.epochs=12"), "--out"]
-    subprocess.run([*base, str(tmp_path / "whole")], check=True, capture_output=True)
-    command, checkpoints = [*base, str(tmp_path / "cut")], tmp_path / "cut" / "checkpoints"
+    arguments = ["--stage", "prefinetune", "--rows", str(rows), *few_steps, *sets("prefinetune.epochs=12"), "--out"]
+    assert call(*arguments, str(tmp_path / "whole"))[0] == 0
+    command = [sys.executable, "-m", "gecko.cli", "train", *arguments, str(tmp_path / "cut")]
+    checkpoints = tmp_path / "cut" / "checkpoints"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
     while not any(checkpoints.glob("checkpoint-*/whole")):
         assert process.poll() is None
@@ -189,7 +189,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights_to_the_bit(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "cut" / "model").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    assert call(*arguments, str(tmp_path / "cut"))[0] == 0
     assert same(tmp_path / "cut" / "model", tmp_path / "whole" / "model")
     # The means that are logged are not compared: the one over the kill lacks the steps before it.
     steps = [json.loads((tmp_path / name / "history.json").read_text())["steps"] for name in ("cut", "whole")]

@@ -1,4 +1,4 @@
-"""What each of several processes does in test_gather.py: ``python processes.py JOB FOLDER``, torchrun's variables set.
+"""What each of several processes does in test_gather.py: ``python processes.py FOLDER``, torchrun's variables set.
 
 A module of its own, so that the processes need nothing of pytest.
 """
@@ -135,20 +135,15 @@ def options_to_train(model: str) -> TrainOptions:
     )
 
 
-def main(job: str, folder: Path) -> None:
-    """Do a job and leave what it gave in the folder."""
+def main(folder: Path) -> None:
+    """Train, take each case's loss and gradients, and leave what that gave in the folder."""
     from torch import distributed
 
     torch.set_num_threads(1)
     told = json.loads((folder / "told.json").read_text())
-    if job == "finetune":
-        history = finetune(rows_to_train(told["words"]), options_to_train(told["model"]), folder / "both" / "model")
-        rank = distributed.get_rank()
-        torch.save(history["steps"], folder / f"steps-{rank}.pt")
-        distributed.destroy_process_group()
-        return
-    distributed.init_process_group("gloo")
+    history = finetune(rows_to_train(told["words"]), options_to_train(told["model"]), folder / "both" / "model")
     rank = distributed.get_rank()
+    torch.save(history["steps"], folder / f"steps-{rank}.pt")
     found = {}
     for name, options in CASES.items():
         model, loss = make_loss(told["model"], options)
@@ -163,4 +158,4 @@ def main(job: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -34,7 +34,7 @@ from gecko.train.loss_options import (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(words: list[str]) -> list[UnifiedRow]:
     drawn = random.Random(0)
     made = []
@@ -54,7 +54,7 @@ def rows(words: list[str]) -> list[UnifiedRow]:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def options(tiny_model: str) -> TrainOptions:
     return TrainOptions(
         student=tiny_model,
@@ -69,6 +69,16 @@ def options(tiny_model: str) -> TrainOptions:
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
     return load_model(str(model), device="cpu").state_dict()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """The weights after the ten steps with seed 1."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "model"
+    finetune(rows, options, out, seed=1)
+    return weights(out)
 
 
 def test_a_few_steps_lower_the_loss(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:
@@ -138,17 +148,19 @@ def test_an_interrupted_training_ends_where_it_would_have(
 
 
 def test_a_checkpoint_torn_by_a_kill_is_not_resumed_from(
-    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, torch.Tensor],
 ) -> None:
     cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
     torn = tmp_path / "cut" / "checkpoints" / "checkpoint-6"
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half a fi")
     finetune(rows, options, tmp_path / "cut" / "model", seed=1)
-    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
-    expected = weights(tmp_path / "whole" / "model")
     for name, value in weights(tmp_path / "cut" / "model").items():
-        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+        torch.testing.assert_close(value, uninterrupted[name], atol=1e-6, rtol=0, msg=name)
 
 
 def test_checkpoints_of_other_settings_are_not_resumed(
@@ -487,6 +499,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_good_checkpoints(
     options: TrainOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, torch.Tensor],
     what: str,
     at: int,
     goes_on_from: int,
@@ -497,13 +510,11 @@ def test_a_training_that_diverges_stops_and_keeps_its_good_checkpoints(
         with pytest.raises(GeckoError, match="diverged") as caught:
             finetune(rows, options, tmp_path / "cut" / "model", seed=1)
     assert "train.learning_rate" in caught.value.hint
-    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
     with monkeypatch.context() as patch:
         interrupt(patch, at=10 - goes_on_from + 1)  # so many steps are left, so an earlier start would be caught
         finetune(rows, options, tmp_path / "cut" / "model", seed=1)
-    expected = weights(tmp_path / "whole" / "model")
     for name, value in weights(tmp_path / "cut" / "model").items():
-        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+        torch.testing.assert_close(value, uninterrupted[name], atol=1e-6, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize(

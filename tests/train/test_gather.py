@@ -33,7 +33,7 @@ def jobs() -> ModuleType:
     return module
 
 
-def run_two(job: str, folder: Path) -> None:
+def run_two(folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -43,7 +43,7 @@ def run_two(job: str, folder: Path) -> None:
         threads = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
         environment = os.environ | threads | {name: str(value) for name, value in variables.items()}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, str(SCRIPT), job, str(folder)]
+        command = [sys.executable, str(SCRIPT), str(folder)]
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     try:
         said = [process.communicate(timeout=300)[0].decode(errors="replace") for process in started]
@@ -54,16 +54,17 @@ def run_two(job: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, words: list[str]) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, words: list[str]) -> Path:
+    """Where the two processes left what they did."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "told.json").write_text(json.dumps({"model": tiny_model, "words": words}))
+    run_two(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def both(told: Path) -> list[dict[str, Any]]:
-    run_two("loss", told)
-    return [torch.load(told / f"loss-{rank}.pt", weights_only=True) for rank in range(2)]
+def both(done: Path) -> list[dict[str, Any]]:
+    return [torch.load(done / f"loss-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def alone(jobs: ModuleType, model: str, words: list[str], case: str, rows: slice) -> tuple[float, dict[str, Any]]:
@@ -101,18 +102,17 @@ def test_without_gathering_each_process_has_its_own_rows_and_gradients_are_avera
 
 
 def test_two_processes_train_the_model_that_one_trains(
-    jobs: ModuleType, told: Path, tmp_path: Path, tiny_model: str, words: list[str]
+    jobs: ModuleType, done: Path, tmp_path: Path, tiny_model: str, words: list[str]
 ) -> None:
-    run_two("finetune", told)
     rows, options = jobs.rows_to_train(words), jobs.options_to_train(tiny_model)
     history = finetune(rows, options, tmp_path / "model")
-    assert history["steps"] == torch.load(told / "steps-0.pt") == torch.load(told / "steps-1.pt")
+    assert history["steps"] == torch.load(done / "steps-0.pt") == torch.load(done / "steps-1.pt")
     texts = [row.query for row in rows]
     one, two, base = (
         load_model(str(path), device="cpu").encode(texts, show_progress_bar=False)
-        for path in (tmp_path / "model", told / "both" / "model", tiny_model)
+        for path in (tmp_path / "model", done / "both" / "model", tiny_model)
     )
     assert np.abs(one - base).max() > 0.05, "the training must change something for this test to say anything"
     np.testing.assert_allclose(two, one, atol=2e-3)
-    assert not (told / "both" / "checkpoints").exists()
-    assert [path.suffix for path in (told / "both" / "vectors").iterdir() if path.suffix == ".f32"] == [".f32"]
+    assert not (done / "both" / "checkpoints").exists()
+    assert [path.suffix for path in (done / "both" / "vectors").iterdir() if path.suffix == ".f32"] == [".f32"]

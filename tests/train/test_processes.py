@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,15 @@ from gecko.train.finetune import finetune
 from gecko.train.processes import average_gradients, is_main, join
 from gecko.train.student_options import BackboneOptions, SoupOptions
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+
+def torchrun(*program: str) -> str:
+    """What two processes say together; on a port of their own, for another test may run beside this one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    return subprocess.run([*command, *program], check=True, capture_output=True, text=True, timeout=900).stdout
+
 
 PROGRAM = """
 import json, sys
@@ -90,9 +99,8 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(
     given: dict[str, Any] = {"rows": [asdict(row) for row in rows], "options": options.model_dump(mode="json")}
     (tmp_path / "given.json").write_text(json.dumps(given))
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [*TORCHRUN, str(tmp_path / "program.py"), str(tmp_path / "given.json"), str(tmp_path / "two" / "model")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
-    assert done.stdout.splitlines() == ["saved", "trained 6 24 [5, 6]"], "one process writes, and speaks"
+    said = torchrun(str(tmp_path / "program.py"), str(tmp_path / "given.json"), str(tmp_path / "two" / "model"))
+    assert said.splitlines() == ["saved", "trained 6 24 [5, 6]"], "one process writes, and speaks"
     history = finetune(rows, options, tmp_path / "one" / "model", seed=1)
     assert history["steps"] == 6
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["model"]
@@ -104,9 +112,8 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(
 
 
 def test_a_verb_started_twice_is_done_once(tiny_model: str, tmp_path: Path) -> None:
-    command = [*TORCHRUN, "-m", "gecko", "soup", tiny_model, tiny_model, "--out", str(tmp_path / "soup"), "--json"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
-    (line,) = done.stdout.splitlines()
+    said = torchrun("-m", "gecko", "soup", tiny_model, tiny_model, "--out", str(tmp_path / "soup"), "--json")
+    (line,) = said.splitlines()
     assert json.loads(line)["weights"] == [0.5, 0.5]
     assert (tmp_path / "soup" / "modules.json").exists()
 

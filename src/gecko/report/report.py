@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,8 +71,6 @@ def _is_report(path: Path) -> bool:
 
 def render(run: Path) -> str:
     """Read the run and fill the page's template."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     missing: list[str] = []
 
     def part(name: str, make: Callable[[], Part], stage: str = "") -> Part | None:
@@ -137,6 +136,15 @@ def render(run: Path) -> str:
         "model": str(model),
         "missing": missing,
     }
+    page: str = _template().render(**content)
+    return page
+
+
+@cache
+def _template() -> Any:  # noqa: ANN401
+    """The page's template, compiled once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -144,4 +152,4 @@ def render(run: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html").render(**content)
+    return environment.get_template("template.html")
