@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-upgrades bench-mixture bench-multilingual
+.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-upgrades bench-mixture bench-multilingual bench-audit
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -57,6 +57,10 @@ bench-upgrades bench-mixture: setup
 
 bench-teacher: setup
 	$(BIN)/python bench/teacher.py
+
+# Planted leaks among a million rows, found again (SCALE=0.1: a tenth of that).
+bench-audit: setup
+	$(BIN)/python bench/audit.py $(SCALE)
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

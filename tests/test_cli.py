@@ -21,6 +21,7 @@ VERBS = [
     "ledger show",
     "ledger export",
     "evaluate",
+    "audit",
     "index",
     "search",
     "report",

@@ -218,7 +218,7 @@ def test_what_was_made_of_a_changed_input_is_made_again(tmp_path, tiny_model):
     assert_made_again(recipe, run, ["train", "gate", "evaluation"])
     with (tmp_path / "test" / "queries.jsonl").open("a") as queries:
         queries.write("\n")
-    assert_made_again(recipe, run, ["evaluation"])
+    assert_made_again(recipe, run, ["audit", "evaluation"])
 
 
 def assert_made_again(recipe, run: Path, stages: list[str]) -> None:
@@ -251,7 +251,7 @@ def test_general_tasks_are_part_of_a_run_s_evaluation(recipe_file, tmp_path):
     assert "| sts " in (run / "model" / "README.md").read_text()
     assert redone(recipe, run) == []
     file.write_text("\n".join(map(json.dumps, rows[:-1])))
-    assert redone(recipe, run) == ["evaluation"]
+    assert redone(recipe, run) == ["audit", "evaluation"]
     limited = load_recipe(recipe_file, [*changes, "evaluation.tasks_limit=5"])
     assert redone(limited, run) == ["evaluation"]
     assert json.loads((run / "evaluation.json").read_text())["tasks"]["results"][0]["n"] == 5

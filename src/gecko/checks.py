@@ -12,6 +12,7 @@ from gecko.corpus.read import source_state
 from gecko.embedder.embedder import PACKAGED_MODEL, resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
+from gecko.evaluate.folders import find_sets
 from gecko.evaluate.tasks import open_sets
 from gecko.mixture.load import check_sources
 from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
@@ -26,7 +27,19 @@ _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what families of models
 
 # What a run writes into its folder.
 _FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
-_FOLDERS = ("model", "train", "passages", "queries", "fret", "mixture", "miner", "gate", "pairs", "prefinetune")
+_FOLDERS = (
+    "model",
+    "train",
+    "passages",
+    "queries",
+    "fret",
+    "mixture",
+    "miner",
+    "gate",
+    "pairs",
+    "prefinetune",
+    "audit",
+)
 
 
 def check_run_folder(out: Path) -> None:
@@ -81,8 +94,15 @@ def check_recipe(recipe: Recipe) -> None:
     width = check_training(train)
     if recipe.prefinetune.active:
         check_sizes("prefinetune.dims", recipe.prefinetune.dims, train.student, width)
-    if not evaluation.beir and not evaluation.tasks:
-        return
+    if recipe.audits and recipe.audit.against:
+        find_sets([Path(place) for place in recipe.audit.against], evaluation.split)
+    if evaluation.beir or evaluation.tasks:
+        _check_evaluation(recipe, width)
+
+
+def _check_evaluation(recipe: Recipe, width: int | None) -> None:
+    """Find what the evaluation could not work with; ``width`` is the student's, where it is known."""
+    train, evaluation = recipe.train, recipe.evaluation
     base = _model("evaluation.base", recipe.base)
     for name, own in ((train.student, width), (recipe.base, _width(base))):
         if own and evaluation.dims and max(evaluation.dims) > own:

@@ -403,6 +403,37 @@ def evaluate(
     _answer(as_json, report, text)
 
 
+@app.command(epilog="Example: gecko audit runs/docs --against data/scifact --against data/stsb")
+@_verb
+def audit(
+    rows: Annotated[
+        Path, typer.Argument(help="A run, or unified rows: a .parquet or .jsonl file, or a folder of such.")
+    ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Evaluation set, as --beir or --tasks take it; repeat. Default: those of the run's recipe."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the sets; default: the run's, or test.")] = None,
+    cosine: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Also by vectors of the questions, from this cosine, such as 0.95."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Makes those vectors; default: the run's miner.")] = None,
+    out: Annotated[Path | None, _out("JSON Lines file for every leak with its texts.", "FILE")] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find training rows that ask what an evaluation set asks, and count those that share a document with it."""
+    from gecko.auditing import audit_place
+    from gecko.recipe import load_recipe
+    from gecko.report.leakage import render_audit
+
+    changes = [*(settings or ()), *([] if cosine is None else [f"audit.cosine={cosine}"])]
+    options = load_recipe(None, changes).audit
+    value = audit_place(rows, against or (), options, split=split, model=model, out=out, tell=_say)
+    _answer(as_json, value, render_audit(value))
+
+
 @app.command(epilog="Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/")
 @_verb
 def index(

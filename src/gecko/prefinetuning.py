@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gecko import auditing
 from gecko.checks import model_state
 from gecko.errors import GeckoError
 from gecko.records import UNIFIED, Quarantined, UnifiedRow
@@ -37,7 +38,7 @@ def pairs(context: RunContext, folder: Path) -> dict[str, Any]:
             yield from made.rows
             yield from (replace(row, stage="pairs") for row in made.quarantined)
 
-    rows = write_stage(folder, unified(), UNIFIED)
+    rows = write_stage(folder, auditing.dropping(context, unified(), "pairs"), UNIFIED)
     if rows < 2:
         why = "; ".join(f"{made.options.name}: {made.why_none()}" for made in loaded)
         raise GeckoError(f"pairs to pre-finetune on: {rows}; {why}", "name other sources under prefinetune, or none")
@@ -67,7 +68,8 @@ def pairs_mark(context: RunContext) -> list[object]:
     held_out = recipe.gate.dev_share if own.queries else None
     sources = [source.model_dump() for source in own.sources]
     state = mixture_state(own.mixture)
-    return [recipe.train.text_format, titles, held_out, sources, state, recipe.seed if sources else None, 1]
+    seed = recipe.seed if sources else None
+    return [recipe.train.text_format, titles, held_out, sources, state, seed, 1, *auditing.drop_mark(recipe)]
 
 
 def prefinetune(context: RunContext, folder: Path) -> dict[str, Any]:

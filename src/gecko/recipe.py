@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gecko.corpus.build import CorpusOptions
 from gecko.errors import UsageError
+from gecko.mixture.audit_options import AuditOptions
 from gecko.mixture.format import TextFormat
 from gecko.mixture.options import QUERIES, TASKS, TITLES, MixtureOptions, SourceOptions
 from gecko.teacher.options import TeacherOptions
@@ -234,9 +235,14 @@ class Recipe(Section):
     train: TrainOptions = TrainOptions()
     gate: GateOptions = GateOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
+    audit: AuditOptions = AuditOptions()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if self.audit.action == "drop" and not self.audits:
+            raise ValueError(
+                "audit.action is drop, but no evaluation set is named: evaluation.beir, .tasks, audit.against"
+            )
         if self.fret.miner == PREFINETUNED and not self.prefinetune.active:
             raise ValueError(f"fret.miner is {PREFINETUNED}, but prefinetune names no pairs to make it with")
         return self
@@ -245,6 +251,18 @@ class Recipe(Section):
     def base(self) -> str:
         """The model that the evaluation calls before."""
         return self.evaluation.base or self.train.student
+
+    @property
+    def evaluation_places(self) -> list[tuple[str, str]]:
+        """Where the evaluation sets lie that rows are audited against, and the split of each."""
+        split = self.evaluation.split
+        named = [(place, split) for place in (*self.evaluation.beir, *self.audit.against)]
+        return named + [(place, "test") for place in self.evaluation.tasks]
+
+    @property
+    def audits(self) -> bool:
+        """Whether training rows are audited: unless that is off or there is nothing to audit them against."""
+        return self.audit.action != "off" and bool(self.evaluation_places)
 
     def is_miner(self, model: str) -> bool:
         """Whether a model is the one that encodes the corpus, so that its vectors are at hand."""

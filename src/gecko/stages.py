@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from gecko import prefinetuning
+from gecko import auditing, prefinetuning
 from gecko.checks import beir_state, check_languages, check_recipe, keep_apart, model_state, tasks_state
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
@@ -219,6 +219,7 @@ _READS: dict[str, tuple[str, ...]] = {
     "miner": ("passages", "prefinetune"),
     "fret": ("miner", "queries"),
     "mixture": ("fret",),
+    "audit": ("mixture", "pairs"),
     "train": ("mixture", "prefinetune"),
     "gate": ("train", "mixture"),
     "evaluation": ("gate",),
@@ -234,6 +235,7 @@ def _reads(name: str, recipe: Recipe) -> list[str]:
         ("pairs", "queries"): not own.queries,
         ("miner", "prefinetune"): recipe.fret.miner != PREFINETUNED,
         ("train", "prefinetune"): not own.active,
+        ("audit", "pairs"): not own.active,
     }
     return [before for before in _READS[name] if not unread.get((name, before), False)]
 
@@ -241,9 +243,11 @@ def _reads(name: str, recipe: Recipe) -> list[str]:
 def stages_for(recipe: Recipe, *wanted: str) -> tuple[Stage, ...]:
     """List stages in the order in which they are run: those named with all they read, or else the whole run.
 
-    Pre-finetuning takes part only where the recipe names pairs; it comes before what reads it and after what it reads.
+    Pre-finetuning takes part only where the recipe names pairs, and the audit where it names evaluation sets; they come
+    before what reads them and after what they read.
     """
     ordered: dict[str, Stage] = {}
+    optional = {**dict.fromkeys(("pairs", "prefinetune"), recipe.prefinetune.active), "audit": recipe.audits}
 
     def add(name: str) -> None:
         for before in _reads(name, recipe):
@@ -251,7 +255,7 @@ def stages_for(recipe: Recipe, *wanted: str) -> tuple[Stage, ...]:
         ordered.setdefault(name, _BY_NAME[name])
 
     for name in wanted or [stage.name for stage in STAGES]:
-        if wanted or recipe.prefinetune.active or name not in {"pairs", "prefinetune"}:
+        if wanted or optional.get(name, True):
             add(name)
     return tuple(ordered.values())
 
@@ -266,8 +270,7 @@ def _source_state(context: RunContext) -> list[object]:
 def _passages(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.corpus.build import build_passages
 
-    rows = write_stage(folder, build_passages(context.recipe.corpus), PASSAGES)
-    return {"rows": rows}
+    return {"rows": write_stage(folder, build_passages(context.recipe.corpus), PASSAGES)}
 
 
 def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -359,7 +362,7 @@ def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
             yield from loaded.rows
             yield from loaded.quarantined
 
-    rows = write_stage(folder, unified(), UNIFIED)
+    rows = write_stage(folder, auditing.dropping(context, unified(), "mixture"), UNIFIED)
     if rows == 0:
         raise GeckoError("no row is left to train on", f"see the reasons in {folder / 'quarantine.parquet'}")
     return {"rows": rows, "sources": accounts}
@@ -447,7 +450,14 @@ def _mixture_mark(context: RunContext) -> list[object]:
     own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe), 3]
     sources = [source.model_dump() for source in recipe.mixture.sources]
     taught = ["queries"] if recipe.prefinetune.queries else []  # which rows are held out depends on it
-    return [*own, sources, mixture_state(recipe.mixture), recipe.seed if sources else None, *taught]
+    seed = recipe.seed if sources else None
+    return [*own, sources, mixture_state(recipe.mixture), seed, *taught, *auditing.drop_mark(recipe)]
+
+
+def _train_mark(context: RunContext) -> list[object]:
+    recipe = context.recipe
+    models = [model_state(name) for name in (recipe.train.student, *recipe.train.embedders)]
+    return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, 3]
 
 
 # The version at the end of a mark is raised when the stage's code changes what it writes.
@@ -465,27 +475,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("pairs", "pairs", _marked("pairs", prefinetuning.pairs_mark), prefinetuning.pairs),
     Stage("prefinetune", "pairs", _marked("prefinetune", prefinetuning.prefinetune_mark), prefinetuning.prefinetune),
     Stage("fret", "FRet rows", _marked("fret", _fret_mark), _fret),
-    Stage(
-        "mixture",
-        "rows",
-        _marked("mixture", _mixture_mark),
-        _mixture,
-    ),
-    Stage(
-        "train",
-        "rows",
-        _marked(
-            "train",
-            lambda c: [
-                c.recipe.train.model_dump(),
-                c.recipe.mixture.model_dump(),
-                c.recipe.seed,
-                [model_state(name) for name in (c.recipe.train.student, *c.recipe.train.embedders)],
-                3,
-            ],
-        ),
-        _train,
-    ),
+    Stage("mixture", "rows", _marked("mixture", _mixture_mark), _mixture),
+    Stage("audit", "rows", _marked("audit", auditing.audit_mark), auditing.audit),
+    Stage("train", "rows", _marked("train", _train_mark), _train),
     # The student's state is in the mark of train, which the gate reads.
     Stage("gate", "dev queries", _marked("gate", lambda c: [c.recipe.gate.model_dump(), 4]), _gate, ("model",)),
     Stage(

@@ -84,3 +84,15 @@ def source_passage(row: UnifiedRow, rendered: str | None, text_format: TextForma
         return SourceText(None, "", rendered)
     title, _, text = rendered.removeprefix("title: ").partition(" | text: ")
     return SourceText(None, "" if title == "none" else title, text)
+
+
+def unrendered(text: str) -> str:
+    """The words of a rendered text without the format's own, of whichever format and side it is."""
+    head, middle, body = text.partition(" | query: ")
+    if middle and head.startswith("task: "):
+        return body
+    head, middle, body = text.partition(" | text: ")
+    if middle and head.startswith("title: "):
+        title = head.removeprefix("title: ")
+        return body if title == "none" else f"{title} {body}"
+    return text

@@ -16,6 +16,7 @@ from gecko.embedder.embedder import PACKAGED_MODEL
 from gecko.errors import GeckoError
 from gecko.evaluate.table import render_evaluation
 from gecko.report import gather
+from gecko.report.leakage import leakage_lines
 from gecko.shards import atomic, read_json
 
 _MOST_SHOWN = 5
@@ -66,6 +67,7 @@ def render_card(run: Path) -> str:
         _use(recipe["train"]["dims"], prompts),
         _data(recipe, fret, passages, _before(run)),
         _figures(evaluation),
+        *_leakage(run),
         _limits(recipe, fret),
         "## Made with\n\n`gecko run recipe.yaml --out DIR`, where `recipe.yaml` is:\n\n"
         f"```yaml\n{yaml.safe_dump(_shareable(recipe), sort_keys=False, allow_unicode=True)}```",
@@ -152,6 +154,12 @@ def _figures(evaluation: dict[str, Any]) -> str:
     if not table:
         return "## Figures\n\nNot measured on human judgements in this run."
     return f"## Figures\n\n{table}\n\nGains with 95 % paired bootstrap intervals over the queries, pairs or texts."
+
+
+def _leakage(run: Path) -> list[str]:
+    """Say what an audit of the training rows against the evaluation sets found, where there was one."""
+    value = read_json(run / "audit" / "audit.json") if gather.takes_part(run, "audit") else None
+    return ["\n".join(["## Leakage", "", *leakage_lines(value)])] if value else []
 
 
 def _limits(recipe: dict[str, Any], fret: gather.FretFacts) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gecko.errors import GeckoError, UsageError
 from gecko.report import gather
+from gecko.report.leakage import leakage_part
 from gecko.report.pictures import (
     evaluation_part,
     fret_part,
@@ -104,6 +105,9 @@ def render(run: Path) -> str:
     if gather.takes_part(run, "prefinetune"):
         place = run / "prefinetune" / "history.json"
         before = part("prefinetune/history.json", lambda: gather.read_json(place), "prefinetune")
+    leakage = None
+    if gather.takes_part(run, "audit"):
+        leakage = part("audit/audit.json", lambda: gather.read_json(run / "audit" / "audit.json"), "audit")
     fret = part("FRet rows", lambda: gather.read_fret(run / "fret"), "fret")
     examples = gather.pick_examples(fret.sample) if fret else []
     passages = part(
@@ -125,6 +129,7 @@ def render(run: Path) -> str:
         "tasks": evaluation
         and evaluation.get("tasks")
         and part("general tasks", lambda: tasks_part(evaluation["tasks"])),
+        "leakage": leakage and part("leakage", lambda: leakage_part(leakage)),
         "gate": gate and part("gate", lambda: gate_part(gate)),
         "prefinetuning": before and part("pre-finetuning", lambda: prefinetuning_part(before)),
         "training": history and part("training", lambda: training_part(history)),
