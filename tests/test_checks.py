@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gecko.checks import beir_state, check_recipe, check_run_folder, keep_apart, model_state, tasks_state
+from gecko.checks import beir_state, check_recipe, check_run_folder, keep_apart, model_state, tasks_state, texts_state
 from gecko.errors import GeckoError, UsageError
-from gecko.recipe import Recipe
+from gecko.recipe import Recipe, TrainOptions
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def test_a_good_recipe_passes(tiny_model: str, beir: Path) -> None:
     ("place", "value", "words"),
     [
         ("train__student", "/nope", "train.student: no model directory at /nope"),
+        ("train__rehearse", {"weight": 1, "texts": "/nope"}, "train.rehearse.texts /nope: No such file"),
         ("train__guard", {"embedder": "/nope"}, "train.guard.embedder: no model directory at /nope"),
         ("train__distill", {"embedder": "/nope"}, "train.distill.embedder: no model directory at /nope"),
         ("prefinetune__dims", [9999], "prefinetune.dims"),
@@ -140,3 +141,14 @@ def test_states_change_with_their_files(tiny_model: str, beir: Path, tmp_path: P
         file.write_bytes(raw[:-1] + b" ")
         os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # same size and time: the inode's own time tells
         assert state() != before
+
+
+def test_a_changed_file_of_general_texts_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "general.txt"
+    path.write_text("a text\n")
+    own = TrainOptions.model_validate({"rehearse": {"weight": 1, "texts": str(path)}})
+    before = texts_state(own)
+    path.write_text("another text\n")
+    assert before
+    assert texts_state(own) != before
+    assert texts_state(TrainOptions.model_validate({"rehearse": {"weight": 1}})) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gecko.shards import MARKS, is_run
 from gecko.tabular import SUFFIXES
 from gecko.teacher.wishes import SAME
 from gecko.train.fit import check_adapters, trained_sizes
+from gecko.train.general_texts import general_texts
 
 State = list[FileState]
 
@@ -132,7 +134,7 @@ def check_training(train: TrainOptions, section: str = "train") -> int | None:
 
     Raises:
         UsageError: A dimension is wider than the student, or a tracker or the library of adapters is not installed.
-        GeckoError: There is no such student.
+        GeckoError: There is no such student, or no general texts for its rehearsal.
     """
     student = _model("train.student", train.student)
     width = train.backbone.projection or _width(student)
@@ -140,6 +142,8 @@ def check_training(train: TrainOptions, section: str = "train") -> int | None:
         if name is not None:
             _model(f"train.{key}.embedder", name)
     check_sizes(f"{section}.dims", train.dims, train.student, width)
+    if train.rehearse.weight:
+        general_texts(train.rehearse.texts, 1, random.Random(0))  # noqa: S311
     check_adapters(train.backbone)
     _check_trackers(train.report_to)
     return width
@@ -186,6 +190,12 @@ def model_state(spec: str) -> State:
     """What tells whether a model given as a path was changed; empty for a name, which stands for itself."""
     folder = Path(spec)
     return _state(folder, folder.rglob("*")) if folder.is_dir() else []
+
+
+def texts_state(train: TrainOptions) -> State:
+    """What tells whether the user's own file of general texts was changed; empty where rehearsal reads none."""
+    path = Path(train.rehearse.texts)
+    return _state(path.parent, [path]) if train.rehearse.weight and path.is_file() else []
 
 
 def beir_state(folders: Sequence[str]) -> list[State]:

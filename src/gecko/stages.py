@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gecko import auditing, prefinetuning
-from gecko.checks import beir_state, check_languages, check_recipe, keep_apart, model_state, tasks_state
+from gecko.checks import beir_state, check_languages, check_recipe, keep_apart, model_state, tasks_state, texts_state
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
@@ -457,7 +457,8 @@ def _mixture_mark(context: RunContext) -> list[object]:
 def _train_mark(context: RunContext) -> list[object]:
     recipe = context.recipe
     models = [model_state(name) for name in (recipe.train.student, *recipe.train.embedders)]
-    return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, 3]
+    texts = texts_state(recipe.train)
+    return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, 3, *texts]
 
 
 # The version at the end of a mark is raised when the stage's code changes what it writes.

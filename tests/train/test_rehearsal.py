@@ -16,8 +16,9 @@ from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.train import rehearsal as rehearsal_module
 from gecko.train.finetune import finetune
+from gecko.train.general_texts import made_texts
 from gecko.train.loss_options import RehearsalOptions
-from gecko.train.rehearsal import Rehearsal, made_texts
+from gecko.train.rehearsal import Rehearsal
 from gecko.train.trainer import StudentTrainer
 
 
@@ -70,7 +71,7 @@ def test_the_distance_is_the_weighted_mean_over_texts_and_sizes(model: Any, gene
     each = [1 - torch.cosine_similarity(now[:, :size], before[:, :size]).mean() for size in (32, 16)]
     expected = 2.0 * float(sum(each)) / 2
     assert expected > 0.01
-    assert float(rehearsal(model, 1)) == pytest.approx(expected, abs=5e-3)  # bfloat16 on either side
+    assert float(rehearsal(model, 1).detach()) == pytest.approx(expected, abs=5e-3)  # bfloat16 on either side
 
 
 def test_a_student_of_the_unified_format_is_held_to_its_plain_vectors(model: Any, general: RehearsalOptions) -> None:

@@ -9,10 +9,8 @@ words, drawn as often as it uses them, keep nearly as much.
 
 from __future__ import annotations
 
-import importlib.resources
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from gecko.embedder.embedder import Embedder
-from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import TextFormat, render_query
 from gecko.mixture.tasks import TASKS
+from gecko.train.general_texts import general_texts
 from gecko.train.loss_options import RehearsalOptions
 from gecko.train.processes import processes, rank
 
 _MOST = 8192  # distinct texts: their vectors are in memory
-_WORDS = 20_000  # of a language, the most frequent
-_LENGTHS = (2, 14)  # words of a text
 _KINDS = ("clustering", "classification", "sts")
 
 
@@ -61,7 +57,7 @@ class Rehearsal:
         self._dims = dims
         draw = random.Random(seed)  # noqa: S311
         wanted = min(steps * options.count, _MOST)
-        texts = _general_texts(options.texts, wanted, draw)
+        texts = general_texts(options.texts, wanted, draw)
         tasks = [TASKS[draw.choice(_KINDS)][0] for _ in texts]
         self._texts = [render_query(task, text, text_format) for task, text in zip(tasks, texts, strict=True)]
         before = Embedder(student)
@@ -92,42 +88,3 @@ class Rehearsal:
         sizes = self._dims or (now.shape[1],)
         near = [functional.cosine_similarity(now[:, :size], before[:, :size]).mean() for size in sizes]
         return self._options.weight * (1 - torch.stack(near).mean())
-
-
-def made_texts(language: str, count: int, draw: random.Random) -> list[str]:
-    """Make texts of words that are drawn by Zipf's law, the r-th most frequent in proportion to 1 / r.
-
-    Raises:
-        UsageError: There are no word frequencies of the language.
-    """
-    from wordfreq import available_languages, top_n_list
-
-    if language not in available_languages("small"):
-        known = ", ".join(sorted(available_languages("small")))
-        raise UsageError(f"train.rehearse.texts words:{language}: no word frequencies", f"there are {known}")
-    words = top_n_list(language, _WORDS)
-    return [
-        " ".join(words[int(len(words) ** draw.random()) - 1] for _ in range(draw.randint(*_LENGTHS)))
-        for _ in range(count)
-    ]
-
-
-def _general_texts(where: str, count: int, draw: random.Random) -> list[str]:
-    """Draw at most so many of the texts that a recipe names."""
-    kind, _, language = where.partition(":")
-    if kind == "words" and language:
-        return made_texts(language, count, draw)
-    hint = "name a text file, one text a line, or: general, words:LANGUAGE"
-    try:
-        if where == "general":
-            content = importlib.resources.files("gecko.train").joinpath("general.txt").read_text(encoding="utf-8")
-        else:
-            content = Path(where).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise GeckoError(f"train.rehearse.texts {where}: {reason}", hint) from error
-    texts = list(dict.fromkeys(line.strip() for line in content.splitlines() if line.strip()))
-    if not texts:
-        raise GeckoError(f"train.rehearse.texts {where}: no text in it", hint)
-    draw.shuffle(texts)
-    return texts[:count]
