@@ -22,6 +22,8 @@ VERBS = [
     "ledger export",
     "evaluate",
     "audit",
+    "compare",
+    "judge",
     "index",
     "search",
     "report",

@@ -6,22 +6,21 @@ Human text goes to stderr; with ``--json`` one object goes to stdout. Exit codes
 from __future__ import annotations
 
 import json
-import logging
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Sequence
-from enum import StrEnum
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from gecko.errors import GeckoError, UsageError
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from gecko.errors import UsageError
+from gecko.shell import AsJson, Precision
+from gecko.shell import answer as _answer
+from gecko.shell import dims as _dims
+from gecko.shell import out_option as _out
+from gecko.shell import say as _say
+from gecko.shell import verb as _verb
+from gecko.verbs import compare, judge
 
 app = typer.Typer(
     name="gecko",
@@ -33,17 +32,6 @@ app = typer.Typer(
 )
 
 
-def _folder(text: str | Path) -> Path:
-    if not str(text).strip():
-        raise typer.BadParameter("the name is empty")
-    return Path(text)
-
-
-def _out(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN401
-    return typer.Option(help=help_text, parser=_folder, metavar=metavar)
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change one key of the recipe.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server, with its /v1.")]
 MaxUsd = Annotated[
@@ -51,65 +39,6 @@ MaxUsd = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop before they use more tokens than this, in and out together.")]
 Sources = Annotated[list[str] | None, typer.Option("--corpus", help="File, folder, glob, BEIR folder or stdlib:.")]
-
-
-class Precision(StrEnum):
-    """Of the numbers that a model computes with."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-def _verb(function: Callable[P, R]) -> Callable[P, R]:
-    """Show a user's error as one line and a hint, and exit with its code."""
-
-    @wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("gecko").setLevel(logging.INFO)
-        try:
-            return function(*args, **kwargs)
-        except GeckoError as error:
-            _say(f"gecko: {error.message}")
-            if error.hint:
-                _say(f"hint: {error.hint}")
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-        except KeyboardInterrupt as stop:
-            _say("gecko: interrupted; run the same command again to go on")
-            raise typer.Exit(1) from stop
-        except OSError as error:
-            _say(f"gecko: {error.strerror or error}: {error.filename or _log()}")
-            _say("hint: check the path, its permissions and the free space, then run again")
-            raise typer.Exit(1) from error
-        except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), "")
-            _say(f"gecko: unexpected {type(error).__name__}: {reason}")
-            _say(f"hint: this is a fault of gecko, or of an input it did not expect; {_log()}")
-            raise typer.Exit(1) from error
-
-    return guarded
-
-
-def _log() -> str:
-    """Write the traceback of the error being handled to a file, and say where it is."""
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="gecko-", suffix=".log", delete=False, encoding="utf-8") as log:
-            log.write(traceback.format_exc())
-    except OSError as error:
-        return f"its details could not be written ({error.strerror})"
-    return f"its details are in {log.name}"
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _answer(as_json: bool, value: dict[str, Any], text: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(value, ensure_ascii=False))
-    else:
-        _say(text)
 
 
 @app.callback()
@@ -391,9 +320,8 @@ def evaluate(
     if beir and (task_word or limit):
         raise UsageError("--task-word and --limit are of --tasks", "leave them out, or name the folder as --tasks")
     widths = _dims(dims)  # a mistake there is told before a model is loaded
-    bf16 = {Precision.auto: None, Precision.float32: False, Precision.bfloat16: True}[precision]
     sets = open_sets(tasks, TaskOptions(split, _words(task_word or ()), limit, samples_per_label)) if tasks else None
-    models = Embedder(model, bf16=bf16), Embedder(base, bf16=bf16) if base else None
+    models = Embedder(model, bf16=precision.bf16), Embedder(base, bf16=precision.bf16) if base else None
     if sets is not None:
         report = evaluate_tasks(*models, sets, dims=widths)
         text = render_tasks(report)
@@ -432,6 +360,10 @@ def audit(
     options = load_recipe(None, changes).audit
     value = audit_place(rows, against or (), options, split=split, model=model, out=out, tell=_say)
     _answer(as_json, value, render_audit(value))
+
+
+app.command(epilog=compare.EXAMPLE)(compare.compare)
+app.command(epilog=judge.EXAMPLE)(judge.judge)
 
 
 @app.command(epilog="Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/")
@@ -528,15 +460,6 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(f"{option} {text}: expected numbers", f"for example {option} 1,1") from error
-
-
-def _dims(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--dims {text}: expected numbers", "for example --dims 384,256,128") from error
 
 
 if __name__ == "__main__":

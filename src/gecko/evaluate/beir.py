@@ -49,7 +49,7 @@ def load_beir(folder: Path, split: str = "test") -> BeirSet:
     if not folder.is_dir():
         raise GeckoError(f"{folder}: no such folder", LAYOUT)
     corpus_file, queries_file, qrels_file = beir_files(folder, split)
-    doc_ids, titles, texts = _read_corpus(corpus_file)
+    doc_ids, titles, texts = read_corpus(corpus_file)
     questions = {
         _identifier(row, where): _text(row, "text", where) for row, where in read_objects(queries_file, LAYOUT)
     }
@@ -78,7 +78,7 @@ def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
     return folder / "corpus.jsonl", queries, folder / "qrels" / f"{split}.tsv"
 
 
-def _read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:
+def read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Read ids, titles and texts; a document id that comes twice keeps its first text."""
     rows: dict[str, tuple[str, str]] = {}
     repeated = 0

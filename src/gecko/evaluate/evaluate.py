@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,17 +79,27 @@ def evaluate_models(
     widths = widths_of(model, dims)
     depth = max(depth, 100)
     report: dict[str, Any] = {"model": model.path, "base": base.path if base else None, "results": [], "queries": {}}
-    for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
-        data = load_beir(folder, split)
-        name = data.name
-        if name in report["queries"]:  # xquad/en beside mlqa/en
-            name = f"{folder.parent.name}/{name}"
-        logger.info("evaluating %s: %d queries, %d documents", name, len(data.queries), len(data.doc_ids))
+    for name, data in named_sets(folders, split):
         results, shown = evaluate_set(name, data, model, base, widths, depth)
         report["results"] += results
         report["queries"][name] = shown
     report["mean"] = _means(report["results"])
     return report
+
+
+def named_sets(folders: Sequence[Path], split: str) -> Iterator[tuple[str, BeirSet]]:
+    """Load BEIR folders one after the other, each once, under names that tell them apart.
+
+    Raises:
+        GeckoError: A folder is broken.
+    """
+    names: set[str] = set()
+    for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+        data = load_beir(folder, split)
+        name = data.name if data.name not in names else f"{folder.parent.name}/{data.name}"  # xquad/en beside mlqa/en
+        names.add(name)
+        logger.info("evaluating %s: %d queries, %d documents", name, len(data.queries), len(data.doc_ids))
+        yield name, data
 
 
 def widths_of(model: Embedder, dims: Sequence[int] | None) -> list[int]:
@@ -122,7 +132,7 @@ def evaluate_set(
     judged = [{position[doc]: grade for doc, grade in grades.items()} for grades in data.qrels.values()]
     keyword = Bm25(data.titles, data.texts).search(list(data.queries.values()), depth)[0]
     keyword_scores = {metric: measure(keyword, judged) for metric, measure in METRICS.items()}
-    encoded = {"tuned": _encode(model, data, task)} | ({"base": _encode(base, data, task)} if base else {})
+    encoded = {"tuned": encode_set(model, data, task)} | ({"base": encode_set(base, data, task)} if base else {})
 
     results: list[dict[str, Any]] = []
     shown: dict[str, list[dict[str, Any]]] = {"won": [], "lost": []}
@@ -134,11 +144,11 @@ def evaluate_set(
             scores["bm25"] = keyword_scores[metric]
             results.append(_result(name, metric, width, scores))
             if base and metric == "ndcg_at_10" and width == widths[0]:
-                shown = _won_and_lost(data, scores, rankings)
+                shown = won_and_lost(data, scores, rankings)
     return results, shown
 
 
-def _encode(model: Embedder, data: BeirSet, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+def encode_set(model: Embedder, data: BeirSet, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the full-width (query vectors, document vectors), checked to be numbers."""
     queries = np.asarray(model.encode_queries(list(data.queries.values()), task), np.float32)
     documents = np.asarray(model.encode_passages(list(zip(data.titles, data.texts, strict=True))), np.float32)
@@ -173,10 +183,10 @@ def _result(name: str, metric: str, width: int, scores: dict[str, np.ndarray]) -
     return row
 
 
-def _won_and_lost(
+def won_and_lost(
     data: BeirSet, scores: dict[str, np.ndarray], rankings: dict[str, np.ndarray]
 ) -> dict[str, list[dict[str, Any]]]:
-    """List the queries whose nDCG@10 changed most, with what each model put first."""
+    """List the queries that changed most, with what each model put first; both mappings have ``base`` and ``tuned``."""
     delta = scores["tuned"] - scores["base"]
     query_ids = list(data.queries)
 
@@ -202,7 +212,9 @@ def _won_and_lost(
 
 
 def _headline(data: BeirSet, row: int) -> str:
-    """Name a document for a reader: its title, else how its text begins."""
+    """Name a document for a reader: its title, else how its text begins; empty where none was found."""
+    if row < 0:
+        return ""
     return data.titles[row].strip() or " ".join(data.texts[row][:400].split())[:100]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from gecko.evaluate.folders import TaskType
@@ -28,7 +28,7 @@ def render_table(report: dict[str, Any]) -> str:
         for dim in dict.fromkeys(row["dim"] for row in results):
             mean = report.get("mean", {}).get(f"ndcg_at_10@{dim}", {})
             rows.append(_cells({**mean, "dim": dim}, "mean", ""))
-    return "\n".join(["nDCG@10 x 100", "", *_lines(HEADINGS, rows, 1)])
+    return "\n".join(["nDCG@10 x 100", "", *table_lines(HEADINGS, rows, 1)])
 
 
 def render_evaluation(report: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def render_tasks(report: dict[str, Any]) -> str:
         report: What ``evaluate_tasks`` returns.
     """
     results = [row for row in report.get("results", []) if row["metric"] == MAIN[row["task_type"]]]
-    rows = [(row["task_type"], _plain(row["dataset"]), row["metric"], *_figures(row), str(row["n"])) for row in results]
+    rows = [(row["task_type"], plain(row["dataset"]), row["metric"], *_figures(row), str(row["n"])) for row in results]
     sets = Counter((row["task_type"], row["dim"]) for row in results)
     for key, mean in report.get("mean", {}).items():
         kind, _, dim = key.rpartition("@")
@@ -53,7 +53,9 @@ def render_tasks(report: dict[str, Any]) -> str:
         elif sets[kind, int(dim)] > 1:
             rows.append((kind, "mean", MAIN[cast(TaskType, kind)], *_figures({**mean, "dim": dim}), ""))
     notes = task_notes(report)
-    return "\n".join(["General tasks, x 100", "", *_lines(TASK_HEADINGS, rows, 3), *([""] if notes else []), *notes])
+    return "\n".join(
+        ["General tasks, x 100", "", *table_lines(TASK_HEADINGS, rows, 3), *([""] if notes else []), *notes]
+    )
 
 
 def task_notes(report: dict[str, Any]) -> list[str]:
@@ -62,7 +64,7 @@ def task_notes(report: dict[str, Any]) -> list[str]:
     return notes + [f"skipped {item['place']}: {item['reason']}" for item in report.get("skipped", ())]
 
 
-def _lines(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], names: int) -> list[str]:
+def table_lines(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], names: int) -> list[str]:
     """Line up a Markdown table whose first columns are names and all others figures."""
     widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
 
@@ -89,23 +91,29 @@ def _note(fact: dict[str, Any]) -> str:
 def _cells(row: dict[str, Any], name: str, queries: str) -> tuple[str, ...]:
     """Turn one result into the cells of its line."""
     dim, base, tuned, gain = _figures(row)
-    hybrids = (_score(row.get("hybrid_base")), _score(row.get("hybrid_tuned")))
-    return (_plain(name), dim, _score(row.get("bm25")), base, tuned, gain, *hybrids, queries)
+    hybrids = (score_cell(row.get("hybrid_base")), score_cell(row.get("hybrid_tuned")))
+    return (plain(name), dim, score_cell(row.get("bm25")), base, tuned, gain, *hybrids, queries)
 
 
 def _figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
     """The cells of dimension, base, tuned and gain."""
-    gain = "-"
-    if row.get("delta") is not None:
-        gain = f"{100 * row['delta']:+.1f}"
-        if row.get("ci95"):
-            gain += f" [{100 * row['ci95'][0]:+.1f}, {100 * row['ci95'][1]:+.1f}]"
-    return str(row["dim"]), _score(row.get("base")), _score(row.get("tuned")), gain
+    return str(row["dim"]), score_cell(row.get("base")), score_cell(row.get("tuned")), gain_cell(row)
 
 
-def _plain(name: str) -> str:
+def gain_cell(row: Mapping[str, Any]) -> str:
+    """The gain of a result with its interval, x 100; a dash where there is none."""
+    if row.get("delta") is None:
+        return "-"
+    gain = f"{100 * row['delta']:+.1f}"
+    bounds = row.get("ci95")
+    return f"{gain} [{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]" if bounds else gain
+
+
+def plain(name: str) -> str:
+    """A name as a cell of a Markdown table."""
     return name.replace("|", "\\|")
 
 
-def _score(value: float | None) -> str:
+def score_cell(value: float | None) -> str:
+    """A fraction as a cell, x 100."""
     return "-" if value is None else f"{100 * value:.1f}"

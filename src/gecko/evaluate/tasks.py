@@ -152,23 +152,39 @@ def evaluate_tasks(
         UsageError: A dimension the model does not have.
         GeckoError: A set changed since it was opened, or a model returns something that is not a number.
     """
-    widths = widths_of(model, dims)
-    results: list[dict[str, Any]] = []
-    facts: list[dict[str, Any]] = []
+    return compare_tasks([model], base, sets, widths_of(model, dims))[0]
+
+
+def compare_tasks(
+    models: Sequence[Embedder], base: Embedder | None, sets: Sets, widths: list[int]
+) -> list[dict[str, Any]]:
+    """Compare several models with one base, as :func:`evaluate_tasks` does; the base encodes each text once for all.
+
+    A model that is narrower than one of ``widths`` is scored at its full width there.
+    """
+    results: list[list[dict[str, Any]]] = [[] for _ in models]
+    facts: list[list[dict[str, Any]]] = [[] for _ in models]
     for _, group in groupby(sets.found, key=lambda item: item.folder):
-        once, before = EncodedOnce(model), EncodedOnce(base) if base else None
-        for item in group:
-            rows, fact = _score(item, sets.options, once, before, widths)
-            results += rows
-            facts.append(fact)
-    return {
-        "model": model.path,
-        "base": base.path if base else None,
-        "results": results,
-        "mean": _means(results),
-        "sets": facts,
-        "skipped": [{"place": item.place, "reason": item.reason} for item in sets.skipped],
-    }
+        items = list(group)
+        before = EncodedOnce(base) if base else None
+        for place, model in enumerate(models):
+            once = EncodedOnce(model)
+            for item in items:
+                rows, fact = _score(item, sets.options, once, before, widths)
+                results[place] += rows
+                facts[place].append(fact)
+    skipped = [{"place": item.place, "reason": item.reason} for item in sets.skipped]
+    return [
+        {
+            "model": model.path,
+            "base": base.path if base else None,
+            "results": rows,
+            "mean": _means(rows),
+            "sets": said,
+            "skipped": skipped,
+        }
+        for model, rows, said in zip(models, results, facts, strict=True)
+    ]
 
 
 def _load(item: TestSet, options: TaskOptions) -> tuple[Task, int]:

@@ -1,0 +1,113 @@
+"""What the verbs of the command line share: how an error is shown, where text and JSON go, options they all have.
+
+Human text goes to stderr; with ``--json`` one object goes to stdout. Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from gecko.errors import GeckoError, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+class Precision(StrEnum):
+    """Of the numbers that a model computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    @property
+    def bf16(self) -> bool | None:
+        """As an Embedder takes it."""
+        return {"auto": None, "float32": False, "bfloat16": True}[self.value]
+
+
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("the name is empty")
+    return Path(text)
+
+
+def out_option(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN401
+    """Make the option that names what a verb writes."""
+    return typer.Option(help=help_text, parser=_folder, metavar=metavar)
+
+
+def verb(function: Callable[P, R]) -> Callable[P, R]:
+    """Show a user's error as one line and a hint, and exit with its code."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("gecko").setLevel(logging.INFO)
+        try:
+            return function(*args, **kwargs)
+        except GeckoError as error:
+            say(f"gecko: {error.message}")
+            if error.hint:
+                say(f"hint: {error.hint}")
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        except KeyboardInterrupt as stop:
+            say("gecko: interrupted; run the same command again to go on")
+            raise typer.Exit(1) from stop
+        except OSError as error:
+            say(f"gecko: {error.strerror or error}: {error.filename or _log()}")
+            say("hint: check the path, its permissions and the free space, then run again")
+            raise typer.Exit(1) from error
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "")
+            say(f"gecko: unexpected {type(error).__name__}: {reason}")
+            say(f"hint: this is a fault of gecko, or of an input it did not expect; {_log()}")
+            raise typer.Exit(1) from error
+
+    return guarded
+
+
+def _log() -> str:
+    """Write the traceback of the error being handled to a file, and say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="gecko-", suffix=".log", delete=False, encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except OSError as error:
+        return f"its details could not be written ({error.strerror})"
+    return f"its details are in {log.name}"
+
+
+def say(line: str) -> None:
+    """Tell the user something."""
+    typer.echo(line, err=True)
+
+
+def answer(as_json: bool, value: dict[str, Any], text: str) -> None:
+    """End a verb: the object on stdout, or the text."""
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False))
+    else:
+        say(text)
+
+
+def dims(text: str | None) -> tuple[int, ...] | None:
+    """Read the dimensions of ``--dims``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--dims {text}: expected numbers", "for example --dims 384,256,128") from error
