@@ -144,6 +144,9 @@ class PrefinetuneOptions(Section):
     mini_batch: int = Field(
         default=32, ge=0, description="texts encoded at once under the gradient cache; 0 = no cache"
     )
+    mini_tokens: int = Field(
+        default=0, ge=0, description="instead of mini_batch: tokens encoded at once, so that of short texts many are"
+    )
     learning_rate: float = Field(default=5e-5, gt=0)
     warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(default=0.01, ge=0)

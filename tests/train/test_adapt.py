@@ -251,7 +251,8 @@ def test_checkpointed_activations_change_no_gradient(
     _, expected = gradients(rows, with_backbone(options, **extra), tmp_path / "kept")
     kept = len(ran)
     model, found = gradients(rows, with_backbone(options, gradient_checkpointing=True, **extra), tmp_path / "again")
-    assert len(ran) - kept == kept * 3 // 2, "once without a graph, once with, and once more for the backward pass"
+    groups = (kept + 1) // 2  # all but one were encoded without a graph first
+    assert len(ran) - kept == kept + groups, "each group runs once more, in the backward pass"
     assert found.keys() == expected.keys()
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5, msg=name)

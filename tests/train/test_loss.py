@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ import torch
 
 from gecko.embedder.embedder import load_model
 from gecko.errors import GeckoError
-from gecko.train import gradient_cache
-from gecko.train.batch import BatchLayout, distinct_texts, length_groups
+from gecko.train import gradient_cache, groups
+from gecko.train.batch import BatchLayout, distinct_texts
 from gecko.train.contrast import equation_3
 from gecko.train.finetune import disable_dropout
+from gecko.train.groups import cheapest_cut, length_groups
 from gecko.train.loss import GeckoLoss
 from gecko.train.loss_options import LossOptions
 from gecko.train.total import total
@@ -232,19 +235,50 @@ def test_a_token_with_the_paddings_id_is_no_padding() -> None:
 
 def test_length_groups_cover_every_text_once() -> None:
     texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4], [5])
-    groups, order = length_groups(texts, 2)
-    assert [group["input_ids"].shape for group in groups] == [(2, 1), (2, 3), (1, 4)]
-    firsts = torch.cat([group["input_ids"][:, 0] for group in groups])
+    found, order = length_groups(texts, 2)
+    assert [group["input_ids"].shape for group in found] == [(2, 1), (1, 2), (2, 4)]
+    firsts = torch.cat([group["input_ids"][:, 0] for group in found])
     assert firsts[order].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_length_groups_of_so_many_tokens() -> None:
     texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4, 4, 4, 4], [5], [6, 6])
-    groups, order = length_groups(texts, 99, tokens=6)
-    assert [group["input_ids"].shape for group in groups] == [(3, 2), (2, 3), (1, 7)]
-    firsts = torch.cat([group["input_ids"][:, 0] for group in groups])
+    found, order = length_groups(texts, 99, tokens=6)
+    assert [group["input_ids"].shape for group in found] == [(3, 2), (2, 3), (1, 7)]
+    firsts = torch.cat([group["input_ids"][:, 0] for group in found])
     assert firsts[order].tolist() == [1, 2, 3, 4, 5, 6]
     assert len(length_groups(texts, 1, tokens=10**6)[0]) == 1, "the number of texts does not count then"
+
+
+def test_long_texts_are_not_put_with_short_ones() -> None:
+    """Padding sixty short texts to the longest costs more than a group of its own does."""
+    texts = features(*[[1] * 10] * 60, *[[2] * 200] * 4)
+    assert [group["input_ids"].shape for group in length_groups(texts, 64)[0]] == [(60, 10), (4, 200)]
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(3, 0), (9, 0), (0, 40), (0, 25), (0, 10**6)])
+@pytest.mark.parametrize("cost", [0, 7, 10**6])
+def test_texts_are_cut_where_padding_and_groups_cost_least(size: int, tokens: int, cost: int) -> None:
+    lengths = sorted(np.random.default_rng(size + tokens + cost).integers(1, 30, 9).tolist())
+
+    def price(sizes: list[int]) -> float:
+        total, end = 0, 0
+        for count in sizes:
+            end += count
+            padded = count * lengths[end - 1]
+            if count > 1 and (padded > tokens if tokens else count > size):
+                return math.inf
+            total += padded + cost
+        return total
+
+    def cuts(count: int) -> Iterator[list[int]]:
+        yield from ([] for _ in range(count == 0))
+        for first in range(1, count + 1):
+            yield from ([first, *rest] for rest in cuts(count - first))
+
+    found = cheapest_cut(lengths, size, tokens, cost)
+    assert sum(found) == len(lengths)
+    assert price(found) == min(price(sizes) for sizes in cuts(len(lengths)))
 
 
 # On the tiny model.
@@ -342,29 +376,43 @@ def test_each_distinct_text_is_encoded_once(tiny_model: str, words: list[str], m
 
 
 @pytest.mark.parametrize(
-    ("options", "widths", "passes"),
+    ("options", "once"),
     [
-        ({"mini_batch": 16}, 1, 1),  # it fits in one: no second pass
-        ({"mini_batch": 15}, 2, 2),
-        ({"mini_tokens": 16 * 48}, 1, 1),
-        ({"mini_tokens": 30}, None, 2),
-        ({}, 1, 1),
+        ({}, 16),
+        ({"mini_batch": 16}, 16),  # it fits in one: no second pass
+        ({"mini_batch": 15}, 15),
+        ({"mini_batch": 5}, 5),
+        ({"mini_batch": 1}, 1),
+        ({"mini_tokens": 16 * 48}, 16),
+        ({"mini_tokens": 40}, 4),
+        ({"mini_tokens": 1}, 1),
     ],
 )
-def test_a_batch_that_fits_in_one_mini_batch_is_encoded_once(
-    tiny_model: str, words: list[str], options: dict[str, int], widths: int | None, passes: int
+def test_one_mini_batch_is_encoded_once(
+    tiny_model: str, words: list[str], monkeypatch: pytest.MonkeyPatch, options: dict[str, int], once: int
 ) -> None:
+    """The others are encoded twice, and no mini-batch is larger than the options say."""
+    monkeypatch.setattr(groups, "_GROUP_COST", 0)  # so that texts of every length are a group
     model = load_model(tiny_model, device="cpu")
     batch = batch_of(model, words)
     calls: list[tuple[int, int]] = []
-    handle = model.register_forward_pre_hook(lambda _, inputs: calls.append(tuple(inputs[0]["input_ids"].shape)))
+    seen: Counter[tuple[int, ...]] = Counter()
+
+    def count(_module: Any, inputs: tuple[dict[str, torch.Tensor], ...]) -> None:
+        ids, mask = inputs[0]["input_ids"], inputs[0]["attention_mask"]
+        calls.append(tuple(ids.shape))
+        seen.update(tuple(row[kept.bool()].tolist()) for row, kept in zip(ids, mask, strict=True))
+
+    handle = model.register_forward_pre_hook(count)
     GeckoLoss(model, LossOptions(**options))(*batch).backward()
     handle.remove()
-    assert sum(rows for rows, _ in calls) == 16 * passes
-    assert widths is None or len(calls) == widths * passes
-    if options.get("mini_tokens") == 30:
-        assert all(rows == 1 or rows * width <= 30 for rows, width in calls)
-        assert max(rows for rows, _ in calls) > 1
+    lengths = {times: [len(text) for text in seen if seen[text] == times] for times in (1, 2)}
+    assert (len(lengths[1]), len(lengths[2])) == (once, 16 - once)
+    if "mini_tokens" in options:
+        assert all(rows == 1 or rows * width <= options["mini_tokens"] for rows, width in calls)
+        assert once == 1 or sum(lengths[1]) <= options["mini_tokens"]
+    elif options:
+        assert all(rows <= options["mini_batch"] for rows, _ in calls)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_training(tiny_model: str, words: list[str]) -> None:

@@ -1,66 +1,46 @@
-"""Attention of a student that is trained in bfloat16 on a CPU: computed in float32, which is many times faster there.
-
-PyTorch's fused attention for CPUs has a backward pass in bfloat16 that takes 2.5 to 15 times as long as the same in
-float32 (docs/log.md); of a small encoder's training step it is more than half. Only attention is widened: the matrix
-products around it, where bfloat16 pays, keep it.
-"""
+"""Attention in float32 where bfloat16's would be slow: its backward pass on CPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-_NAME = "gecko_float32_sdpa"
 
+class PreciseAttention(TorchFunctionMode):  # type: ignore[misc]
+    """Computes fused attention on CPUs in float32, whatever autocast says; all else stays as it is.
 
-@contextmanager
-def attention_for_training(model: Any, bf16: bool) -> Iterator[None]:  # noqa: ANN401
-    """Have a student attend in float32 while it is trained in bfloat16 on a CPU; any other is left as it is.
-
-    Args:
-        model: The Sentence-Transformers model. What is not a transformers model with PyTorch's fused attention, or
-            lies on a GPU, is not changed.
-        bf16: Whether it is trained under autocast to bfloat16.
+    PyTorch's fused kernel is fast in float32, forward and backward; in bfloat16 its backward pass alone takes longer
+    than all matrix products of a small encoder together, most of all for short texts (docs/log.md).
     """
-    transformer: Any = getattr(model[0], "auto_model", None)
-    fused = getattr(getattr(transformer, "config", None), "_attn_implementation", None) == "sdpa"
-    if not (bf16 and fused and torch.device(model.device).type == "cpu"):
-        yield
-        return
-    _register()
-    transformer.set_attn_implementation(_NAME)
-    try:
-        yield
-    finally:
-        transformer.set_attn_implementation("sdpa")
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run a function of torch; called for every one."""
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or (short := _short_type(args[0])) is None:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            found = func(*map(_precise, args), **{name: _precise(value) for name, value in kwargs.items()})
+        return found.to(short)
 
 
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+def _short_type(query: Tensor) -> torch.dtype | None:
+    """The type of less than 32 bits that attention would be computed in on a CPU; None elsewhere, or if in none."""
+    if query.device.type != "cpu":
+        return None
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return kind if kind in {torch.bfloat16, torch.float16} else None
 
-    AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
 
-
-def _attend(
-    module: Any,  # noqa: ANN401
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,  # noqa: ANN401
-) -> tuple[Tensor, None]:
-    """The library's fused attention on float32 copies, under the signature that its models call."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    mask = attention_mask
-    if mask is not None and mask.is_floating_point():
-        mask = mask.float()
-    with torch.autocast(query.device.type, enabled=False):
-        out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
-    return out.to(query.dtype), None
+def _precise(value: Any) -> Any:  # noqa: ANN401
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

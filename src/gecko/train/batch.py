@@ -130,37 +130,6 @@ def merge_equal(rows: Tensor) -> tuple[Tensor, Tensor]:
     return first, places
 
 
-def length_groups(texts: Features, size: int, tokens: int = 0) -> tuple[list[Features], Tensor]:
-    """Cut tokenised texts into groups of like length, each padded to its own longest.
-
-    Args:
-        texts: The tokenised texts, (T, width) each.
-        size: Texts of a group; it does not count where ``tokens`` is set.
-        tokens: Tokens of a group at most, padding included; a text longer than that is a group of its own.
-
-    Returns:
-        The groups, shortest texts first, and the index that puts their concatenated outputs back in order, (T,).
-    """
-    lengths = texts["attention_mask"].sum(1)
-    by_length = torch.argsort(lengths, stable=True)
-    parts = by_length.split(_token_groups(lengths[by_length].tolist(), tokens) if tokens else size)
-    groups = []
-    for part in parts:
-        width = int(lengths[part].max())
-        groups.append({key: value[part, :width] for key, value in texts.items()})
-    return groups, torch.argsort(by_length)
-
-
-def _token_groups(lengths: Sequence[int], tokens: int) -> list[int]:
-    """Sizes of the groups of texts of rising length that hold at most so many tokens, padding included."""
-    sizes = [0]
-    for length in lengths:
-        if sizes[-1] and (sizes[-1] + 1) * length > tokens:
-            sizes.append(0)
-        sizes[-1] += 1
-    return sizes
-
-
 def _per_token(column: Features, key: str) -> bool:
     value = column[key]
     return torch.is_tensor(value) and value.shape == column["input_ids"].shape

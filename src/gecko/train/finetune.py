@@ -132,7 +132,6 @@ def train_rows(
     from gecko.mixture.describe import describe_mixture, mixture_lines
     from gecko.mixture.sampler import plan_batches, row_kinds
     from gecko.train.adapt import plain_weights, prepare
-    from gecko.train.attention import attention_for_training
     from gecko.train.checkpoints import checkpoint_keeper, own_checkpoint, step_of, whole_checkpoints
     from gecko.train.columns import RowCollator, column_layout, describe_rows, make_dataset, training_rows
     from gecko.train.loss import GeckoLoss
@@ -197,8 +196,7 @@ def train_rows(
     trainer.add_callback(checkpoint_keeper(module))
     trainer.add_callback(_memory_returner())
     started = time.monotonic()
-    with attention_for_training(model, trainer.args.bf16):
-        train(trainer, own_checkpoint(checkpoints, mark, say), options)
+    train(trainer, own_checkpoint(checkpoints, mark, say), options)
     seconds = time.monotonic() - started
     souped = whole_checkpoints(checkpoints)[-options.soup.last :] if options.soup.last > 1 else []
     state = soup_of(module, souped, options) if souped and is_main() else None

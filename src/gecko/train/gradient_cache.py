@@ -1,36 +1,27 @@
-"""A batch's way through the encoder and back: with every activation kept, or in mini-batches that are encoded twice.
+"""A batch's way through the encoder and back: with every activation kept, or with most texts encoded twice.
 
-The second is GradCache (Gao et al., arXiv:2101.06983): encode without activations, take the loss's gradient at the
-embeddings, then encode each mini-batch again and send its part of the gradient through. Loss and gradients are those of
-the whole batch, in the memory of a mini-batch.
+The second is GradCache (Gao et al., arXiv:2101.06983): encode in mini-batches without activations, take the loss's
+gradient at the embeddings, then encode each mini-batch again and send its part of the gradient through. Loss and
+gradients are those of the whole batch, in the memory of a mini-batch. That memory is there in the first pass too, so
+one mini-batch keeps its activations then and is encoded once.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from gecko.train.batch import Features, length_groups
+from gecko.train.attention import PreciseAttention
+from gecko.train.batch import Features
+from gecko.train.groups import length_groups
 from gecko.train.loss_options import LossOptions
 
 _GROUP = 32  # texts of like length encoded together: large enough for the hardware, small enough to pad little
-
-
-class Encoded(Protocol):
-    """Embeddings of a batch's distinct texts, and the way back.
-
-    Attributes:
-        vectors: The embeddings, (T, d), without a graph.
-    """
-
-    vectors: Tensor
-
-    def backward(self, gradient: Tensor) -> None:
-        """Send a gradient at the embeddings, (T, d), through the encoder."""
-        ...
 
 
 def encode(model: Any, texts: Features, options: LossOptions) -> Encoded:  # noqa: ANN401
@@ -43,46 +34,85 @@ def encode(model: Any, texts: Features, options: LossOptions) -> Encoded:  # noq
     """
     size = options.mini_batch if options.caches else _GROUP
     groups, order = length_groups(texts, size, options.mini_tokens)
-    if options.caches and len(groups) > 1 and torch.is_grad_enabled():
-        return _Twice(model, groups, order)
-    return _Once(model, groups, order)
+    return Encoded(model, groups, order, _kept(groups, options) if options.caches else set(range(len(groups))))
 
 
-class _Once:
-    """Encodes once and keeps the activations."""
+def _kept(groups: list[Features], options: LossOptions) -> set[int]:
+    """Choose the groups whose activations are kept: the largest, as many as are one mini-batch together."""
+    kept: set[int] = set()
+    room = options.mini_tokens or options.mini_batch
+    for number in sorted(range(len(groups)), key=lambda number: -groups[number]["input_ids"].numel()):
+        ids = groups[number]["input_ids"]
+        needed = ids.numel() if options.mini_tokens else len(ids)
+        if needed <= room or not kept:
+            kept.add(number)
+            room -= needed
+    return kept
 
-    def __init__(self, model: Any, groups: list[Features], order: Tensor) -> None:  # noqa: ANN401
-        self._kept = torch.cat([_embed(model, group) for group in groups])[order]
-        self.vectors = self._kept.detach()
 
-    def backward(self, gradient: Tensor) -> None:
-        self._kept.backward(gradient)  # type: ignore[no-untyped-call]
+class Encoded:
+    """Embeddings of a batch's distinct texts, and the way back.
 
+    Args:
+        model: The Sentence-Transformers model.
+        groups: The texts, a mini-batch each.
+        order: Puts the groups' embeddings in the order of the texts, (T,).
+        kept: The groups whose activations are kept; the others are encoded again, with the same dropout, for the
+            gradient.
 
-class _Twice:
-    """Encodes without activations, and again, with the same dropout, for the gradient."""
+    Attributes:
+        vectors: The embeddings, (T, d), without a graph.
+    """
 
-    def __init__(self, model: Any, groups: list[Features], order: Tensor) -> None:  # noqa: ANN401
-        self._model, self._groups = model, groups
-        self._states: list[_RandomState] = []
-        found = []
-        with torch.no_grad():
-            for group in groups:
-                self._states.append(_RandomState(group["input_ids"]))
-                found.append(_embed(model, group))
+    vectors: Tensor
+
+    def __init__(self, model: Any, groups: list[Features], order: Tensor, kept: set[int]) -> None:  # noqa: ANN401
+        self._model = model
+        self._sizes = [len(group["input_ids"]) for group in groups]
         self._back = torch.argsort(order)
-        self.vectors = torch.cat(found)[order]
+        self._kept: dict[int, Tensor] = {}
+        self._again: dict[int, tuple[Features, _RandomState]] = {}
+        found: dict[int, Tensor] = {}
+        with _weights_converted_once(order.device):
+            for number, group in enumerate(groups):
+                if number not in kept:
+                    self._again[number] = group, _RandomState(group["input_ids"])
+                    with torch.no_grad():
+                        found[number] = _embed(model, group)
+        with _weights_converted_once(order.device):
+            for number in sorted(kept):
+                self._kept[number] = _embed(model, groups[number])
+                found[number] = self._kept[number].detach()
+        self.vectors = torch.cat([found[number] for number in range(len(groups))])[order]
 
     def backward(self, gradient: Tensor) -> None:
-        pieces = gradient[self._back].split([len(group["input_ids"]) for group in self._groups])
-        for group, state, piece in zip(self._groups, self._states, pieces, strict=True):
-            with torch.enable_grad(), state:
-                surrogate = (_embed(self._model, group).to(piece.dtype) * piece).sum()
-            surrogate.backward()  # type: ignore[no-untyped-call]
+        """Send a gradient at the embeddings, (T, d), through the encoder."""
+        pieces = gradient[self._back].split(self._sizes)
+        # First, so that their memory is there for the others.
+        torch.autograd.backward(list(self._kept.values()), [pieces[number] for number in self._kept])
+        with _weights_converted_once(gradient.device):
+            for number, (group, state) in self._again.items():
+                with torch.enable_grad(), state:
+                    embedded = _embed(self._model, group)
+                embedded.backward(pieces[number])  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _weights_converted_once(device: torch.device) -> Iterator[None]:
+    """Have autocast inside the encoder convert weights for the first group only.
+
+    Autocast keeps what it converted until the outermost context is left, and trainers enter one in every forward pass.
+    Converted without gradients, weights would stay without, so each pass has a context of its own.
+    """
+    kind = device.type
+    torch.clear_autocast_cache()
+    with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)):
+        yield
 
 
 def _embed(model: Any, texts: Features) -> Tensor:  # noqa: ANN401
-    return torch.as_tensor(model(dict(texts))["sentence_embedding"])
+    with PreciseAttention():
+        return torch.as_tensor(model(dict(texts))["sentence_embedding"])
 
 
 class _RandomState:
