@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-multilingual bench-audit
+.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -51,8 +51,9 @@ lint: setup
 bench-recorded bench-four-way bench-offline: setup
 	$(BIN)/python bench/quality.py $(@:bench-%=%)
 
-# Training: speed and memory beside Sentence-Transformers; each switch alone on dev data; both stages on all the human-labelled data at hand.
-bench-train bench-upgrades bench-mixture: setup
+# Training: speed and memory beside Sentence-Transformers; each switch alone on dev data; both stages on all the
+# human-labelled data at hand; kinds of task, format and human data one by one.
+bench-train bench-upgrades bench-mixture bench-diversity: setup
 	$(BIN)/python bench/$(@:bench-%=%).py $(SEEDS)
 
 bench-teacher: setup

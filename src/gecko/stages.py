@@ -347,7 +347,7 @@ def _taught(context: RunContext) -> set[str]:
 
 def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.mixture.load import load_mixture
-    from gecko.mixture.rows import Carried, unify_fret
+    from gecko.mixture.rows import Carried, choose_fret, unify_fret
 
     recipe = context.recipe
     carried = Carried(*_carried(recipe))
@@ -355,7 +355,8 @@ def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
     accounts: list[dict[str, Any]] = []
 
     def unified() -> Iterator[UnifiedRow | Quarantined]:
-        yield from unify_fret(_training_rows(context), context.corpus, text_format, carried)
+        chosen = choose_fret(_training_rows(context), recipe.mixture, recipe.seed)
+        yield from unify_fret(chosen, context.corpus, text_format, carried)
         miner = context.miner if any(source.negatives == "mined" for source in recipe.mixture.sources) else None
         for loaded in load_mixture(recipe.mixture, text_format, recipe.seed, miner):
             accounts.append(loaded.account())
@@ -450,8 +451,10 @@ def _mixture_mark(context: RunContext) -> list[object]:
     own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe), 3]
     sources = [source.model_dump() for source in recipe.mixture.sources]
     taught = ["queries"] if recipe.prefinetune.queries else []  # which rows are held out depends on it
-    seed = recipe.seed if sources else None
-    return [*own, sources, mixture_state(recipe.mixture), seed, *taught, *auditing.drop_mark(recipe)]
+    mixture = recipe.mixture
+    seed = recipe.seed if sources or mixture.fret_limit else None
+    fret = [mixture.fret_kinds, mixture.fret_limit] if mixture.fret_kinds or mixture.fret_limit else []
+    return [*own, sources, mixture_state(mixture), seed, *taught, *fret, *auditing.drop_mark(recipe)]
 
 
 def _train_mark(context: RunContext) -> list[object]:

@@ -16,6 +16,8 @@ Kind = Literal[
     "retrieval", "nli", "sts", "classification", "clustering", "pair_classification", "bitext", "pairs", "triples"
 ]
 
+FretKind = Literal["question answering", "search result", "fact checking", "semantic similarity"]
+
 FRET = "fret"  # the source of the run's own rows
 TITLES, QUERIES = "corpus", "queries"  # those of the pairs that the run makes itself, for pre-finetuning
 
@@ -146,6 +148,10 @@ class MixtureOptions(BaseModel):
     )
     temperature: float = Field(default=2.0, ge=1, description="1 is proportional; the larger, the more uniform")
     fret_weight: float | None = Field(default=None, gt=0, description="of the FRet rows, with sampling: weights")
+    fret_kinds: tuple[FretKind, ...] = Field(
+        default=(), description="FRet rows of these kinds of task only (paper, table 2); default: of all"
+    )
+    fret_limit: int | None = Field(default=None, ge=1, description="FRet rows kept at most, a sample by the seed")
     single_source: bool = Field(default=True, description="the rows of a batch come from one source")
 
     @model_validator(mode="after")

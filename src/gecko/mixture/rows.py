@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gecko.mixture.format import TextFormat, render_passage
-from gecko.records import Candidate, FretRow, Passage, Quarantined, ScoredText, UnifiedRow
+from gecko.mixture.options import MixtureOptions
+from gecko.mixture.tasks import task_kind
+from gecko.records import Candidate, FretRow, Passage, Quarantined, ScoredText, UnifiedRow, content_id
 
 
 class Passages(Protocol):
@@ -40,6 +42,32 @@ class Carried:
         graded = [c for c in others if c.rc is not None and c.rc >= self.min_rc]
         chosen = {c.passage_id for c in (*others[: self.ranked], *graded[: self.relevant])}
         return [c for c in row.candidates if c.passage_id in chosen | {row.positive_id, row.negative_id}]
+
+
+def choose_fret(
+    rows: Iterable[FretRow | Quarantined], options: MixtureOptions, seed: int
+) -> Iterator[FretRow | Quarantined]:
+    """The FRet rows that a mixture trains on: those of its kinds of task, and of these at most ``fret_limit``.
+
+    What was set aside before passes through. Rows keep their order, and a smaller limit takes some of what a larger
+    one takes, so that runs of several sizes differ by what was added.
+
+    Args:
+        rows: The rows.
+        options: ``fret_kinds`` and ``fret_limit``.
+        seed: Of the sample.
+    """
+    wanted: list[FretRow] = []
+    for row in rows:
+        if isinstance(row, Quarantined):
+            yield row
+        elif not options.fret_kinds or task_kind(row.task) in options.fret_kinds:
+            if options.fret_limit is None:
+                yield row
+            else:
+                wanted.append(row)
+    sample = sorted(range(len(wanted)), key=lambda place: content_id(str(seed), wanted[place].row_id))
+    yield from (wanted[place] for place in sorted(sample[: options.fret_limit]))
 
 
 def unify_fret(
