@@ -186,7 +186,7 @@ def main() -> None:
         "",
         "`make bench-upgrades`: `recipes/domain.yaml`, recorded replies, one pass, 96 tokens, the tuned model whole;",
         "gains over all-MiniLM-L6-v2 in points at 384 / 256 dims. Dev: nDCG@10 of held-out recorded queries",
-        f"(powershell_docs), of people's dev questions among {POOL:,} passages and theirs (mlquestions). The rest: means",
+        f"(powershell_docs), of people's dev questions among {POOL:,} passages and theirs (mlquestions). Others: means",
         "over general tasks of train and dev splits. One seed screens; what gained on dev has three. No test split was",
         "read.",
         *table(done),
