@@ -106,14 +106,17 @@ class Classification:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clustering:
-    """V-measure of mini-batch k-means with as many clusters as labels, the mean of ten resamples of the texts.
+    """V-measure of mini-batch k-means with as many clusters as labels, the mean over resamples of the texts.
 
     Attributes:
         texts, labels: Of the set (n,).
+        experiments: Resamples; MTEB has ten, and each ends where its random start leads: with the same data, figures
+            of one differ by several points.
     """
 
     texts: list[str]
     labels: np.ndarray
+    experiments: int = _EXPERIMENTS
     left_out = 0  # every row is scored
 
     @classmethod
@@ -134,7 +137,7 @@ class Clustering:
     def take(self, rows: np.ndarray) -> Clustering:
         """Keep some of the texts."""
         check_differ(self.labels[rows].tolist(), "label")
-        return Clustering([self.texts[i] for i in rows], self.labels[rows])
+        return Clustering([self.texts[i] for i in rows], self.labels[rows], self.experiments)
 
     def encode(self, model: Embedder, word: str) -> tuple[np.ndarray, ...]:
         """Encode the texts."""
@@ -151,7 +154,7 @@ class Clustering:
             n_clusters=len(set(self.labels)), batch_size=512, init="k-means++", n_init=1, random_state=_SEED
         )
         found = []
-        for _ in range(_EXPERIMENTS):
+        for _ in range(self.experiments):
             rows = draw.choices(range(len(points)), k=_CLUSTERED)
             found.append(float(v_measure_score(self.labels[rows], means.fit_predict(points[rows]))))
         repeats = np.array(found)
