@@ -59,7 +59,9 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None], *, seed: int 
     passages = [row for row in build_passages(recipe.corpus) if isinstance(row, Passage)]
     judged = write_test_set(passages, EXAMPLES / "questions.jsonl", test)
     tell(f"questions  {judged:>8,} judged      written without sight of the teacher's replies")
-    recipe = load_recipe(RECIPE, [*settings, f"evaluation.beir=[{json.dumps(str(test))}]"])
+    # A row that asks what a judged question asks must not be trained on.
+    judged_apart = [f"evaluation.beir=[{json.dumps(str(test))}]", "audit.action=drop"]
+    recipe = load_recipe(RECIPE, [*settings, *judged_apart])
     summary = run_recipe(recipe, out, tell=tell)
     embedder = Embedder(summary.model)
     build_index(embedder, read_rows(out / "passages", to_passage), out / "index")
