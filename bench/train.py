@@ -32,8 +32,9 @@ from gecko.recipe import PrefinetuneOptions, TrainOptions
 from gecko.records import Passage, UnifiedRow
 from gecko.train import gradient_cache, groups
 from gecko.train import loss as gecko_loss
-from gecko.train.finetune import disable_dropout, return_freed_memory
+from gecko.train.finetune import disable_dropout
 from gecko.train.loss_options import LossOptions
+from gecko.train.memory import return_freed_memory
 from gecko.train.prefinetune import prefinetune
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -229,6 +229,15 @@ def test_a_stage_whose_files_are_gone_or_cut_is_not_finished(tmp_path: Path, har
     assert shards.finished(moved / "gate", "mark") is None
 
 
+def test_what_may_be_deleted_is_not_counted_among_a_stage_s_files(tmp_path: Path) -> None:
+    kept = ["history.json", "model/vectors/a", "model/weights", "vectors.npy"]
+    spare = [".lock", "checkpoints-ab12/checkpoint-2/whole", "checkpoints/training.json", "model/.x", "vectors/a.f32"]
+    for name in (*kept, *spare, "_stage.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in shards.files_under(tmp_path)] == kept
+
+
 def test_rows_of_another_kind_are_an_error_of_one_line(tmp_path: Path) -> None:
     shards.write_stage(tmp_path, [FRET_ROW], FRET)
     for build in (shards.to_passage, shards.to_query, shards.to_unified):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,44 @@ def test_rows_of_the_user_s_own(rows: Path, few_steps: list[str], tmp_path: Path
     assert (out / "model" / "model.safetensors").stat().st_mtime_ns == before
     changed = call("--stage", stage, "--rows", str(rows), "--out", str(out), *few_steps, *sets("seed=1"))[1]
     assert [one["skipped"] for one in changed["stages"]] == [False]
+
+
+def test_rows_are_trained_on_again_where_another_input_changed(
+    rows: Path, few_steps: list[str], tmp_path: Path, tiny_model: str
+) -> None:
+    """The recipe is the same: what changed are the files that it names."""
+    texts, guide = tmp_path / "general.txt", tmp_path / "guide"
+    texts.write_text("a text\nthe road\n")
+    shutil.copytree(tiny_model, guide)
+    files = sets("train.rehearse.weight=1", f"train.rehearse.texts={texts}", f"train.guard.embedder={guide}")
+    arguments = ["--stage", "finetune", "--rows", str(rows), "--out", str(tmp_path / "mine"), *few_steps, *files]
+
+    def skipped() -> bool:
+        code, value, said = call(*arguments)
+        assert code == 0, said
+        return bool(value["stages"][0]["skipped"])
+
+    assert [skipped(), skipped()] == [False, True]
+    texts.write_text("a text\nthe river\n")
+    assert [skipped(), skipped()] == [False, True]
+    os.utime(guide / "modules.json")
+    assert skipped() is False
+
+
+@pytest.mark.parametrize("stage", ["prefinetune", "finetune"])
+def test_repeats_of_a_row_are_set_aside_and_alone_are_an_error(
+    rows: Path, few_steps: list[str], tmp_path: Path, stage: str
+) -> None:
+    lines = rows.read_text().splitlines()[:-1]
+    rows.write_text("\n".join([*lines, *lines[:5]]))
+    code, value, said = call("--stage", stage, "--rows", str(rows), "--out", str(tmp_path / "a"), *few_steps)
+    assert code == 0, said
+    assert (value["rows"], value["quarantined"]) == (42, 5)
+    assert "5 rows set aside, the first for: a repeat of an earlier row" in said
+    rows.write_text("\n".join(lines[:1] * 40))
+    code, _, said = call("--stage", stage, "--rows", str(rows), "--out", str(tmp_path / "b"), *few_steps)
+    assert code == 1
+    assert "gives 1 rows to train on, repeats not counted" in said
 
 
 def test_the_same_rows_give_another_model_by_each_training(rows: Path, few_steps: list[str], tmp_path: Path) -> None:

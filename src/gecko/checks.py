@@ -198,6 +198,11 @@ def texts_state(train: TrainOptions) -> State:
     return _state(path.parent, [path]) if train.rehearse.weight and path.is_file() else []
 
 
+def training_state(train: TrainOptions) -> list[object]:
+    """What tells whether anything that a fine-tuning reads beside its rows was changed: models, then general texts."""
+    return [[model_state(name) for name in (train.student, *train.embedders)], *texts_state(train)]
+
+
 def beir_state(folders: Sequence[str]) -> list[State]:
     """What tells whether BEIR folders were changed."""
     patterns = ("corpus.jsonl", "queries*.jsonl", "qrels/*.tsv")

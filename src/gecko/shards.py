@@ -36,6 +36,9 @@ _LOCK = ".lock"
 # Files that a stage writes, and temporary ones that a killed process left.
 _OURS = re.compile(r"(part-\d{5,}|quarantine)\.parquet|\.((part-\d{5,}|quarantine)\.parquet|_stage\.json)\.\d+\.tmp")
 
+# What may be deleted at any time: hidden files, and the folders that a training leaves beside its model.
+_SPARE = re.compile(r"(.*/)?\.|(checkpoints(-[^/]*)?|vectors)/")
+
 
 def fingerprint(*parts: object) -> str:
     """Hash of everything a stage's output depends on: settings, input fingerprints, code version."""
@@ -214,11 +217,11 @@ def finished(folder: Path, mark: str) -> dict[str, Any] | None:
 
 
 def files_under(path: Path) -> list[Path]:
-    """A file, or all files in a folder, those of hidden ones and the completion mark left out."""
+    """A file, or all files in a folder but the completion mark, hidden ones and what may be deleted at any time."""
     if path.is_file():
         return [path]
     found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != _DONE)
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    return [file for file in found if not _SPARE.match(file.relative_to(path).as_posix())]
 
 
 def _size(path: Path) -> int | None:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from gecko import auditing, prefinetuning
-from gecko.checks import beir_state, check_languages, check_recipe, keep_apart, model_state, tasks_state, texts_state
+from gecko.checks import (
+    beir_state,
+    check_languages,
+    check_recipe,
+    keep_apart,
+    model_state,
+    tasks_state,
+    training_state,
+)
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow, content_id
@@ -459,8 +467,7 @@ def _mixture_mark(context: RunContext) -> list[object]:
 
 def _train_mark(context: RunContext) -> list[object]:
     recipe = context.recipe
-    models = [model_state(name) for name in (recipe.train.student, *recipe.train.embedders)]
-    texts = texts_state(recipe.train)
+    models, *texts = training_state(recipe.train)
     return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, 3, *texts]
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gecko.checks import check_training, model_state
+from gecko.checks import check_training, training_state
 from gecko.corpus.files import file_state
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.unified_files import read_unified, row_files
@@ -102,15 +102,14 @@ def train_rows(place: Path, recipe: Recipe, out: Path, stage: Training, *, tell:
         UsageError: The directory holds other files.
     """
     files = row_files(place)
-    if stage == "prefinetune":
-        check_training(recipe.prefinetune.training(recipe.train), "prefinetune")
-    else:
-        check_training(recipe.train)
+    first = stage == "prefinetune"
+    settings = recipe.prefinetune.training(recipe.train) if first else recipe.train
+    check_training(settings, "prefinetune" if first else "train")
     _claim(out)
-    section = recipe.prefinetune if stage == "prefinetune" else recipe.mixture
+    section = recipe.prefinetune if first else recipe.mixture
     rows_state = [file_state(path, path.name) for path in files]
-    student = model_state(recipe.train.student)
-    mark = fingerprint(stage, recipe.train.model_dump(), section.model_dump(), recipe.seed, student, rows_state, 1)
+    read = training_state(settings)
+    mark = fingerprint(stage, recipe.train.model_dump(), section.model_dump(), recipe.seed, read, rows_state, 2)
     with locked(out):
         facts = finished(out, mark)
         if skipped := facts is not None:
@@ -132,7 +131,7 @@ def _train(
 
     rows: list[UnifiedRow] = []
     aside: list[Quarantined] = []
-    for row in read_unified(place):
+    for row in read_unified(place, distinct=True):
         if isinstance(row, Quarantined):
             aside.append(row)
         else:
@@ -142,7 +141,10 @@ def _train(
         write_table(out / "quarantine.parquet", aside, QUARANTINE)
         tell(f"{len(aside):,} rows set aside, the first for: {aside[0].reason} ({out / 'quarantine.parquet'})")
     if len(rows) < 2:
-        raise GeckoError(f"{place} gives {len(rows)} rows to train on", "a batch needs two at least")
+        raise GeckoError(
+            f"{place} gives {len(rows)} rows to train on, repeats not counted",
+            "give two different ones at least: a row's negatives are the other rows of its batch",
+        )
     if stage == "prefinetune":
         history = prefinetune(rows, recipe.prefinetune, recipe.train, out / "model", seed=recipe.seed, tell=tell)
     else:

@@ -64,6 +64,19 @@ def test_a_bad_row_is_set_aside_and_costs_no_neighbour(tmp_path: Path, record: o
     assert bad.item_id == "x.jsonl#2"
 
 
+def test_a_repeat_is_what_says_the_same_in_all_but_its_id(tmp_path: Path) -> None:
+    row = {"query": "q", "positive": "p", "negatives": ["n"], "row_id": "1"}
+    others = [{**row, "task": "t"}, {**row, "negatives": ["m"]}, {**row, "symmetric": True}, {**row, "source": "s"}]
+    path = write_lines(tmp_path / "x.jsonl", row, *others, {**row, "row_id": "2"}, others[0])
+    *kept, again, last = read_unified(path, distinct=True)
+    assert all(isinstance(one, UnifiedRow) for one in kept)
+    assert len(kept) == 5
+    for repeat, where in ((again, "x.jsonl#6"), (last, "x.jsonl#7")):
+        assert isinstance(repeat, Quarantined)
+        assert (repeat.reason, repeat.item_id) == ("a repeat of an earlier row", where)
+    assert len([one for one in read_unified(path) if isinstance(one, UnifiedRow)]) == 7
+
+
 def test_wrong_columns_and_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(pa.table({"query": ["q"], "answer": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(GeckoError, match="no column 'positive'; there are answer, query") as caught:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gecko.train.batch import BatchLayout
-from gecko.train.contrast import equation_3, read_guide
+from gecko.train.contrast import Guide, contrast, read_guide
 from gecko.train.loss_options import GuardOptions, HardnessOptions, LossOptions
 from gecko.train.vectors import TextVectors
 
@@ -112,6 +112,14 @@ def written(  # noqa: C901
 
 def plain(layout: BatchLayout) -> BatchLayout:
     return replace(layout, also=None, has_also=None, in_batch=None, same_tower=None)
+
+
+def equation_3(
+    vectors: torch.Tensor, layout: BatchLayout, options: LossOptions, guide: Guide | None = None
+) -> torch.Tensor:
+    """The contrastive term of a whole batch, at the width of the vectors."""
+    unit_vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    return contrast(unit_vectors, layout, slice(0, len(layout)), options, guide) / len(layout)
 
 
 def value(vectors: np.ndarray, layout: BatchLayout, options: LossOptions, guide: Any = None) -> float:

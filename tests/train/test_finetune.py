@@ -22,6 +22,7 @@ from gecko.records import ScoredText, UnifiedRow
 from gecko.train import finetune as finetune_module
 from gecko.train import loss as loss_module
 from gecko.train import vectors as vectors_module
+from gecko.train.failures import check_sound
 from gecko.train.finetune import disable_dropout, finetune, train_rows
 from gecko.train.loss_options import (
     DistillOptions,
@@ -517,6 +518,34 @@ def test_a_training_that_diverges_stops_and_keeps_its_good_checkpoints(
         torch.testing.assert_close(value, uninterrupted[name], atol=1e-6, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("what", ["weights", "vectors"])
+def test_a_model_that_is_no_numbers_is_not_saved_and_costs_no_model(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The last step's loss is that of the model before it. Weights of 1e30 are numbers, their products are not."""
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "modules.json").write_text("the one before")
+    if what == "weights":
+        poison(monkeypatch, 1, "gradient")
+    else:
+        options = options.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
+    with pytest.raises(GeckoError, match=r"the model.s weights or vectors are not numbers") as caught:
+        finetune(rows, options.model_copy(update={"max_steps": 1}), out)
+    assert "lower train.learning_rate" in caught.value.hint
+    assert [path.name for path in out.iterdir()] == ["modules.json"]
+    assert (out / "modules.json").read_text() == "the one before"
+
+
+def test_a_weight_that_no_row_shows_is_looked_at_too(rows: list[UnifiedRow], tiny_model: str) -> None:
+    model = load_model(tiny_model, device="cpu")
+    check_sound(model, rows)
+    with torch.no_grad():
+        next(model.parameters())[model.tokenizer.convert_tokens_to_ids("9")] = float("nan")
+    with pytest.raises(GeckoError, match="diverged"):
+        check_sound(model, rows)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -582,6 +611,22 @@ def test_a_loss_of_one_s_own_trains_a_model_of_one_s_own(
 def test_too_few_rows_is_an_error_of_one_line(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:
     with pytest.raises(GeckoError, match="only 1 training rows"):
         finetune(rows[:1], options, tmp_path / "model")
+
+
+def test_rows_that_are_all_the_same_one_are_an_error_of_one_line(
+    rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path
+) -> None:
+    same = [replace(rows[1], row_id=str(place), source=str(place % 2)) for place in range(8)]
+    with pytest.raises(GeckoError, match="all 8 training rows are the same one") as caught:
+        finetune(same, options, tmp_path / "model")
+    assert "give others" in caught.value.hint
+    others = [replace(row, negatives=(f"title: none | text: {row.row_id}",)) for row in same]
+    options = options.model_copy(update={"max_steps": 1})
+    with pytest.raises(GeckoError, match="all 8"):
+        finetune(others, options.model_copy(update={"negatives": 0}), tmp_path / "model")
+    assert (
+        finetune(others, options, tmp_path / "model")["steps"] == 1
+    )  # from hard negatives there is something to learn
 
 
 def test_fewer_rows_than_a_batch_train(rows: list[UnifiedRow], options: TrainOptions, tmp_path: Path) -> None:

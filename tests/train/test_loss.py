@@ -16,7 +16,6 @@ from gecko.embedder.embedder import load_model
 from gecko.errors import GeckoError
 from gecko.train import gradient_cache, groups
 from gecko.train.batch import BatchLayout, distinct_texts
-from gecko.train.contrast import equation_3
 from gecko.train.finetune import disable_dropout
 from gecko.train.groups import cheapest_cut, length_groups
 from gecko.train.loss import GeckoLoss
@@ -149,7 +148,7 @@ def test_duplicate_masks_of_a_symmetric_pair() -> None:
     layout = BatchLayout(
         torch.tensor([0, 1]), torch.tensor([1, 0]), torch.zeros(2, 0).long(), torch.zeros(2, 0, dtype=torch.bool)
     )
-    assert equation_3(vectors, layout, LossOptions()).item() == pytest.approx(0.0, abs=1e-12)
+    assert total(vectors, layout, LossOptions()).value.item() == pytest.approx(0.0, abs=1e-12)
 
 
 def apart(rows: int, slots: int) -> BatchLayout:
@@ -166,15 +165,14 @@ def apart(rows: int, slots: int) -> BatchLayout:
 def test_an_empty_slot_has_no_influence() -> None:
     layout = apart(4, 2)
     layout.has_negative[1, 1] = False
-    vectors = torch.randn(16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    before = equation_3(vectors, layout, LossOptions())
-    (gradient,) = torch.autograd.grad(before, vectors)
+    vectors = torch.randn(16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before = total(vectors, layout, LossOptions())
     empty = int(layout.negatives[1, 1])
-    assert torch.count_nonzero(gradient[empty]) == 0
-    assert torch.count_nonzero(gradient[int(layout.negatives[1, 0])]) > 0
-    changed = vectors.detach().clone()
-    changed[empty] = vectors.detach()[int(layout.queries[1])]
-    assert equation_3(changed, layout, LossOptions()).item() == before.item()
+    assert torch.count_nonzero(before.gradient[empty]) == 0
+    assert torch.count_nonzero(before.gradient[int(layout.negatives[1, 0])]) > 0
+    changed = vectors.clone()
+    changed[empty] = vectors[int(layout.queries[1])]
+    assert total(changed, layout, LossOptions()).value.item() == before.value.item()
 
 
 def test_other_rows_hard_negatives_have_no_influence() -> None:
@@ -189,13 +187,13 @@ def test_other_rows_hard_negatives_have_no_influence() -> None:
     changed = vectors.detach().clone()
     changed[9:] = torch.randn(3, 8, dtype=torch.float64)
     unit = torch.nn.functional.normalize(changed, dim=-1)
-    total = equation_3(vectors, layout, LossOptions()).item() * 4
+    whole = total(vectors, layout, LossOptions()).value.item() * 4
     others = 0.0
     for i in range(1, 4):
         others_of = [j for j in range(4) if j != i]
         parts = torch.cat([p @ q[i], q[others_of] @ q[i], (n[i] @ q[i])[None]]) / t
         others += (torch.logsumexp(parts, 0) - p[i] @ q[i] / t).item()
-    assert total == pytest.approx(alone.item() + others, abs=1e-9)
+    assert whole == pytest.approx(alone.item() + others, abs=1e-9)
     # Moving row 3's negative onto row 0's query changes row 3's own term only.
     moved = vectors.detach().clone()
     moved[11] = moved[0]
@@ -204,7 +202,7 @@ def test_other_rows_hard_negatives_have_no_influence() -> None:
     before = torch.cat([p @ q[i], q[others_of] @ q[i], (n[i] @ q[i])[None]]) / t
     after = torch.cat([p @ q[i], q[others_of] @ q[i], (moved_unit[11] @ q[i])[None]]) / t
     difference = (torch.logsumexp(after, 0) - torch.logsumexp(before, 0)).item()
-    assert equation_3(moved, layout, LossOptions()).item() * 4 == pytest.approx(total + difference, abs=1e-9)
+    assert total(moved, layout, LossOptions()).value.item() * 4 == pytest.approx(whole + difference, abs=1e-9)
 
 
 def features(*texts: list[int], width: int | None = None, pad: int = 0) -> dict[str, torch.Tensor]:

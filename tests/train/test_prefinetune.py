@@ -136,7 +136,7 @@ def test_interrupted_it_ends_with_the_same_weights_to_the_bit(
     assert same(tmp_path / "cut" / "model", tmp_path / "whole" / "model")
 
 
-def test_checkpoints_of_another_recipe_are_thrown_away_with_a_line(
+def test_checkpoints_of_another_recipe_are_set_aside_with_a_line(
     rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -147,7 +147,9 @@ def test_checkpoints_of_another_recipe_are_thrown_away_with_a_line(
     other = options(temperature=0.2)
     history = prefinetune(rows, other, train, tmp_path / "cut" / "model", tell=lines.append)
     assert history["loss"][0]["step"] == 1
-    assert [line for line in lines if "thrown away" in line]
+    (aside,) = (tmp_path / "cut").glob("checkpoints-*")
+    assert (aside / "checkpoint-4" / "whole").exists()
+    assert [line for line in lines if "set aside" in line and str(aside) in line]
     prefinetune(rows, other, train, tmp_path / "whole" / "model", tell=lines.append)
     assert len(lines) == 1
     assert same(tmp_path / "cut" / "model", tmp_path / "whole" / "model")
@@ -158,6 +160,17 @@ def test_a_training_that_diverged_stops_the_run(rows: list[UnifiedRow], train: T
         prefinetune(rows, options(learning_rate=1e30), train, tmp_path / "model")
     assert "prefinetune.learning_rate" in caught.value.hint
     assert not (tmp_path / "model").exists()
+
+
+def test_a_model_that_is_no_numbers_is_not_saved_and_costs_no_model(
+    rows: list[UnifiedRow], train: TrainOptions, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "modules.json").write_text("the one before")
+    with pytest.raises(GeckoError, match="diverged") as caught:
+        prefinetune(rows, options(learning_rate=1e38, warmup=0, max_steps=1), train, tmp_path / "model")
+    assert "lower prefinetune.learning_rate" in caught.value.hint
+    assert (tmp_path / "model" / "modules.json").read_text() == "the one before"
 
 
 def test_too_little_memory_is_told_with_the_section_s_own_keys(

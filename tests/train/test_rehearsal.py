@@ -96,15 +96,8 @@ def test_training_with_it_moves_general_texts_less(
     assert moved["with"] < 0.5 * moved["without"]
 
 
-def test_a_resumed_training_gives_the_same_weights(
-    rows: list[UnifiedRow],
-    options: TrainOptions,
-    general: RehearsalOptions,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    options = options.model_copy(update={"rehearse": general})
-    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+def cut_short(rows: list[UnifiedRow], options: TrainOptions, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train with seed 1 until the sixth step, past the checkpoint of the fourth."""
     step = StudentTrainer.training_step
 
     def stop(self: StudentTrainer, *args: Any, **named: Any) -> torch.Tensor:
@@ -114,11 +107,48 @@ def test_a_resumed_training_gives_the_same_weights(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(StudentTrainer, "training_step", stop)
-        finetune(rows, options, tmp_path / "cut" / "model", seed=1)
-    assert list((tmp_path / "cut" / "checkpoints").glob("checkpoint-*"))
-    finetune(rows, options, tmp_path / "cut" / "model", seed=1)
-    whole, cut = (load_model(str(tmp_path / name / "model"), device="cpu").state_dict() for name in ("whole", "cut"))
-    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+        finetune(rows, options, out, seed=1)
+    assert list((out.parent / "checkpoints").glob("checkpoint-*"))
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = (load_model(str(model), device="cpu").state_dict() for model in (one, other))
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_resumed_training_gives_the_same_weights(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    general: RehearsalOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = options.model_copy(update={"rehearse": general})
+    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
+    lines: list[str] = []
+    finetune(rows, options, tmp_path / "cut" / "model", seed=1, tell=lines.append)
+    assert not lines
+    assert same(tmp_path / "whole" / "model", tmp_path / "cut" / "model")
+
+
+def test_a_training_of_other_texts_is_not_resumed(
+    rows: list[UnifiedRow],
+    options: TrainOptions,
+    general: RehearsalOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The recipe is the same: what changed is the file that it names."""
+    options = options.model_copy(update={"rehearse": general})
+    cut_short(rows, options, tmp_path / "cut" / "model", monkeypatch)
+    texts = Path(general.texts).read_text(encoding="utf-8").split("\n")
+    Path(general.texts).write_text("\n".join(f"{text} the" for text in texts), encoding="utf-8")
+    lines: list[str] = []
+    finetune(rows, options, tmp_path / "cut" / "model", seed=1, tell=lines.append)
+    assert [line for line in lines if "set aside" in line]
+    finetune(rows, options, tmp_path / "whole" / "model", seed=1)
+    assert same(tmp_path / "whole" / "model", tmp_path / "cut" / "model")
 
 
 def test_processes_take_turns_at_a_steps_texts(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,19 @@ def row_files(place: Path) -> list[Path]:
     return files
 
 
-def read_unified(place: Path) -> Iterator[UnifiedRow | Quarantined]:
+def read_unified(place: Path, *, distinct: bool = False) -> Iterator[UnifiedRow | Quarantined]:
     """Read unified rows; a row that cannot be trained on is set aside with the reason.
 
     A row without a task has that of a web search, one without an id is named by its texts.
 
+    Args:
+        place: As :func:`row_files`.
+        distinct: Set aside, too, what is an earlier row again in all but its id.
+
     Raises:
         GeckoError: There are no such files, one cannot be read, or it lacks a column.
     """
+    seen: set[bytes] = set()
     for path in row_files(place):
         columns: set[str] = set()
         for number, record in enumerate(_records(path), start=1):
@@ -58,7 +65,13 @@ def read_unified(place: Path) -> Iterator[UnifiedRow | Quarantined]:
                 continue
             if not columns:
                 columns = _checked(path, record)
-            yield _row(where, record, path.stem)
+            row = _row(where, record, path.stem)
+            if distinct and isinstance(row, UnifiedRow):
+                said = _digest(row)
+                if said in seen:
+                    row = Quarantined("rows", where, "a repeat of an earlier row", ascii(record)[:SHOWN])
+                seen.add(said)
+            yield row
 
 
 def _records(path: Path) -> Iterator[Record | str]:
@@ -108,6 +121,11 @@ def _row(where: str, record: dict[str, Any], source: str) -> UnifiedRow | Quaran
         symmetric=symmetric,
         source=named,
     )
+
+
+def _digest(row: UnifiedRow) -> bytes:
+    """Name all that a row says but its id, in 16 bytes: there may be millions of rows."""
+    return hashlib.sha256(repr(replace(row, row_id="")).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def _text(value: Any) -> str:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from collections.abc import Callable
@@ -19,12 +20,12 @@ _WHOLE = "whole"
 
 
 def own_checkpoint(folder: Path, mark: str, tell: Callable[[str], None] = logger.info) -> Path | None:
-    """The newest whole checkpoint of a training, None where there is none; others are deleted.
+    """The newest whole checkpoint of a training, None where there is none; those of another are set aside.
 
     Args:
         folder: Of the checkpoints.
         mark: Tells the training from others (student, settings, rows).
-        tell: Receives a line where checkpoints of another training are thrown away.
+        tell: Receives a line where checkpoints of another training are set aside.
     """
     if is_main():
         _keep_own(folder, mark, tell)
@@ -44,13 +45,26 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _keep_own(folder: Path, mark: str, tell: Callable[[str], None]) -> None:
-    """Throw away the checkpoints of another training (student, settings, rows): to go on would mix the two."""
+    """Set the checkpoints of another training (student, settings, rows) aside: to go on from them would mix the two.
+
+    They are the user's to delete, or to go back to: a training whose folder gets its name back goes on from it.
+    """
     owner = folder / "training.json"
-    if read_json(owner) != mark:
-        if any(folder.glob("checkpoint-*")):
-            tell(f"checkpoints of another training (rows, settings or student) are thrown away: {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(owner, mark)
+    other = read_json(owner)
+    if other == mark:
+        return
+    if whole_checkpoints(folder):
+        aside = _free(folder.with_name(f"{folder.name}-{str(other or 'unknown')[:8]}"))
+        folder.rename(aside)
+        tell(f"checkpoints of another training (rows, settings or student) are set aside; they may be deleted: {aside}")
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(owner, mark)
+
+
+def _free(place: Path) -> Path:
+    """The place, or where something is there already the next of its name with a number."""
+    numbered = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
+    return next(free for free in itertools.chain([place], numbered) if not free.exists())
 
 
 def _remove_torn(folder: Path) -> None:

@@ -56,22 +56,6 @@ def read_guide(vectors: TextVectors, layout: BatchLayout, options: GuardOptions)
     return Guide(queries, positives, negatives, also, own - margin)
 
 
-def equation_3(vectors: Tensor, layout: BatchLayout, options: LossOptions, guide: Guide | None = None) -> Tensor:
-    """The contrastive term at one dimension, over a whole batch at once.
-
-    Args:
-        vectors: Embeddings of the distinct texts, (T, d); made unit length here.
-        layout: Which of them are the rows' queries, positives and negatives.
-        options: Temperature and switches.
-        guide: What the guide thinks of the batch, where there is one.
-
-    Returns:
-        The mean loss over the batch, a scalar.
-    """
-    unit = functional.normalize(vectors, dim=-1)
-    return contrast(unit, layout, slice(0, len(layout)), options, guide) / len(layout)
-
-
 def contrast(unit: Tensor, layout: BatchLayout, rows: slice, options: LossOptions, guide: Guide | None) -> Tensor:
     """Sum of the contrastive losses of some of a batch's rows.
 

@@ -1,13 +1,20 @@
-"""What stops a training, said in a line with what to do: memory and disks that are full."""
+"""What stops a training, said in a line with what to do: full memory and disks, and a model that is no numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gecko.embedder.embedder import Embedder
 from gecko.errors import GeckoError
 from gecko.recipe import TrainOptions
+from gecko.records import UnifiedRow
 from gecko.train.save import is_write_error, reason
+
+_LOOKED_AT = 16
 
 
 def train(trainer: Any, checkpoint: Path | None, options: TrainOptions) -> None:  # noqa: ANN401
@@ -27,6 +34,27 @@ def train(trainer: Any, checkpoint: Path | None, options: TrainOptions) -> None:
             f"training stopped: {reason(error)}",
             "free space where the disk is full, then run again: it goes on from its last checkpoint",
         ) from error
+
+
+def check_sound(model: Any, rows: Sequence[UnifiedRow]) -> None:  # noqa: ANN401
+    """Stop before a model is saved whose weights, or vectors of some training queries, are not numbers.
+
+    The loss is taken before a step, so that of the last step tells nothing of the model it leaves behind; and weights
+    that are numbers still, but huge, give vectors that are none.
+
+    Args:
+        model: The Sentence-Transformers model after training.
+        rows: What it was trained on.
+
+    Raises:
+        GeckoError: They are not.
+    """
+    sound = all(bool(weights.isfinite().all()) for weights in model.parameters())
+    if not sound or not np.isfinite(Embedder(model).encode([row.query for row in rows[:_LOOKED_AT]])).all():
+        raise GeckoError(
+            "the training diverged: the model's weights or vectors are not numbers, so it is not saved",
+            "lower train.learning_rate, or raise train.warmup",
+        )
 
 
 def is_memory_error(error: BaseException) -> bool:

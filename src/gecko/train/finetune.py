@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from gecko.mixture.options import MixtureOptions
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.shards import fingerprint
-from gecko.train.failures import train
+from gecko.train.failures import check_sound, train
 from gecko.train.fit import trained_sizes
 from gecko.train.loss_options import LossOptions
 from gecko.train.save import save_whole
@@ -58,15 +56,15 @@ def finetune(
         window: Tokens of a text that the model is to read in use, where neither its tokenizer nor its positions say;
             None: as many as in training.
         tell: Receives, before training, the lines of what will be drawn where there is more than one source, of what
-            the rows hold for the switches that are on, and that checkpoints of another training are thrown away.
+            the rows hold for the switches that are on, and that checkpoints of another training are set aside.
 
     Returns:
         ``{"loss": [{"step", "loss", "learning_rate"}], "rows", "seconds", "steps", "mixture", "soup"}``; ``mixture`` is
         what ``describe_mixture`` returns, ``soup`` the steps of the checkpoints merged into the model, if any were.
 
     Raises:
-        GeckoError: There are fewer rows than a batch needs, they hold nothing for a switch that is on, the training
-            diverged, or the disk or the memory is full.
+        GeckoError: There are fewer different rows than a batch needs, they hold nothing for a switch that is on, the
+            training diverged (a model that stood there is kept), or the disk or the memory is full.
         UsageError: The recipe asks of the student what it has not.
     """
     from transformers import set_seed
@@ -74,13 +72,14 @@ def finetune(
     from gecko.train.backbone import open_student
     from gecko.train.processes import call_followers, is_main, wait_for_all
 
-    _enough(rows)
+    _enough(rows, options.negatives)
     call_followers(finetune, rows, options, out, seed=seed, mixture=mixture, start=start, window=window)
     set_seed(seed)
     model = open_student(options, seed=seed, start=start, window=window)
     loss = loss_options(options, int(model.get_embedding_dimension() or 0))
     history = train_rows(model, rows, options, loss, out.parent, seed=seed, mixture=mixture, tell=tell)
     if is_main():
+        check_sound(model, rows)
         save_whole(model, out)
         shutil.rmtree(out.parent / CHECKPOINTS, ignore_errors=True)
     wait_for_all()
@@ -128,13 +127,14 @@ def train_rows(
         GeckoError: As :func:`finetune`.
         UsageError: As :func:`finetune`.
     """
-    _enough(rows)
+    _enough(rows, options.negatives)
     from gecko.mixture.describe import describe_mixture, mixture_lines
     from gecko.mixture.sampler import plan_batches, row_kinds
     from gecko.train.adapt import plain_weights, prepare
     from gecko.train.checkpoints import checkpoint_keeper, own_checkpoint, step_of, whole_checkpoints
     from gecko.train.columns import RowCollator, column_layout, describe_rows, make_dataset, training_rows
     from gecko.train.loss import GeckoLoss
+    from gecko.train.memory import memory_returner
     from gecko.train.processes import is_main, join, wait_for_all
     from gecko.train.rehearsal import Rehearsal
     from gecko.train.trainer import StudentTrainer
@@ -176,6 +176,7 @@ def train_rows(
         options.model_dump(),
         str(loss),
         aids.mark,
+        rehearsal.mark if rehearsal else None,
         Embedder(model).fingerprint,
         seed,
         [asdict(row) for row in rows],
@@ -194,7 +195,7 @@ def train_rows(
     trainer.rehearsal = rehearsal
     trainer.remove_callback(_progress_printer())
     trainer.add_callback(checkpoint_keeper(module))
-    trainer.add_callback(_memory_returner())
+    trainer.add_callback(memory_returner())
     started = time.monotonic()
     train(trainer, own_checkpoint(checkpoints, mark, say), options)
     seconds = time.monotonic() - started
@@ -222,30 +223,17 @@ def train_rows(
     }
 
 
-def _enough(rows: Sequence[UnifiedRow]) -> None:
+def _enough(rows: Sequence[UnifiedRow], negatives: int) -> None:
+    """Refuse rows that would all mask each other in a batch; only so many hard negatives of each are read."""
     if len(rows) < 2:
         raise GeckoError(f"only {len(rows)} training rows", "raise fret.limit or use a larger corpus")
-
-
-def _memory_returner() -> Any:  # noqa: ANN401
-    """A trainer callback that gives freed memory back to the system after each step.
-
-    Batches of ever new widths leave holes that the C library keeps: without it a run on CPUs held 1.9 GB more after
-    fourteen steps than it used (docs/log.md).
-    """
-    from transformers import TrainerCallback
-
-    class Returner(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            return_freed_memory()
-
-    return Returner()
-
-
-def return_freed_memory() -> None:
-    """Ask the C library to give freed memory back; nothing where it is not glibc."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    said = (replace(row, row_id="", source="", negatives=row.negatives[:negatives]) for row in rows)
+    first = next(said)
+    if all(row == first for row in said):
+        raise GeckoError(
+            f"all {len(rows):,} training rows are the same one",
+            "give others: a row's negatives are the other rows of its batch, so it has nothing to learn from",
+        )
 
 
 def disable_dropout(model: Any) -> None:  # noqa: ANN401

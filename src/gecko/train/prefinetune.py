@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gecko.errors import GeckoError
 from gecko.recipe import PrefinetuneOptions, TrainOptions
 from gecko.records import UnifiedRow
 from gecko.train.finetune import finetune
-
-_LOOKED_AT = 16
 
 
 def prefinetune(
@@ -44,10 +39,8 @@ def prefinetune(
         What :func:`finetune` returns.
 
     Raises:
-        GeckoError: There is less than two pairs, the disk or the memory is full, or the training diverged.
+        GeckoError: There are less than two different pairs, the disk or the memory is full, or the training diverged.
     """
-    from gecko.embedder.embedder import Embedder
-
     if len(rows) < 2:
         raise GeckoError(f"only {len(rows)} pairs to pre-finetune on", "give prefinetune more sources, or leave it out")
     settings = options.training(train)
@@ -60,15 +53,9 @@ def prefinetune(
     try:
         # Fine-tuning goes on from this model, and may read longer texts.
         window = max(settings.max_length, train.max_length)
-        history = finetune(rows, settings, out, seed=seed, mixture=options.mixture, window=window, tell=tell)
+        return finetune(rows, settings, out, seed=seed, mixture=options.mixture, window=window, tell=tell)
     except GeckoError as error:
         raise type(error)(error.message, _own_keys(error.hint)) from error
-    if not np.isfinite(Embedder(str(out)).encode([row.positive for row in rows[:_LOOKED_AT]])).all():
-        shutil.rmtree(out)
-        raise GeckoError(
-            "pre-finetuning diverged: the model's vectors are not numbers", "lower prefinetune.learning_rate"
-        )
-    return history
 
 
 def _own_keys(hint: str) -> str:

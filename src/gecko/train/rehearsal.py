@@ -20,6 +20,7 @@ from torch.nn import functional
 from gecko.embedder.embedder import Embedder
 from gecko.mixture.format import TextFormat, render_query
 from gecko.mixture.tasks import TASKS
+from gecko.shards import fingerprint
 from gecko.train.attention import PreciseAttention
 from gecko.train.general_texts import general_texts
 from gecko.train.loss_options import RehearsalOptions
@@ -39,6 +40,9 @@ class Rehearsal:
         text_format: How training renders texts.
         steps: Of the training: no more texts are made than it draws.
         seed: Of the texts.
+
+    Attributes:
+        mark: Tells its texts from others.
 
     Raises:
         GeckoError: The file of texts cannot be read.
@@ -61,6 +65,7 @@ class Rehearsal:
         texts = general_texts(options.texts, wanted, draw)
         tasks = [TASKS[draw.choice(_KINDS)][0] for _ in texts]
         self._texts = [render_query(task, text, text_format) for task, text in zip(tasks, texts, strict=True)]
+        self.mark = fingerprint(self._texts)
         before = Embedder(student)
         vectors = torch.empty(len(texts), before.dim)
         for task in dict.fromkeys(tasks):
