@@ -87,8 +87,8 @@ def cells(small: bool) -> list[Cell]:
     cached, parts = (*speed, SMALL, UNCACHED), (WHOLE, *PARTS, OUR_TOKENS, COMPILED)[: -1 if small else None]
     return [
         *(cell("speed", found[0], 64, bf16, cached) for bf16 in (True, False)),
-        *(cell("speed", name, 256, bf16, speed) for name in found for bf16 in (True, False)),
-        *(cell("speed", "short", 1024, bf16, speed) for bf16 in (True, False)),
+        *(cell("speed", name, 256, True, speed) for name in found),
+        cell("speed", "short", 1024, True, speed),
         cell("parts", found[0], 128, True, parts),
         cell("parts", found[0], 10, True, (WHOLE, PARTS[3])),
         *(cell("memory", "bodies", rows, True, (OURS,)) for rows in (64, 256, 1024, 4096)),
