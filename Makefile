@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit
+.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -42,6 +42,19 @@ $(LLAMA): $(STAMP)
 test-engines: $(LLAMA)
 	$(BIN)/python -m pytest tests/engines $(ARGS)
 
+# Tasks of MTEB itself. Not part of setup: mteb brings polars, 170 MB that nothing else here needs.
+MTEB := $(VENV)/.installed-mteb
+$(MTEB): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mteb]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mteb]'; \
+	fi
+	@touch $@
+
+test-mteb: $(MTEB)
+	$(BIN)/python -m pytest tests/evaluate/test_mteb.py $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
@@ -62,6 +75,10 @@ bench-teacher: setup
 # Planted leaks among a million rows, found again (SCALE=0.1: a tenth of that).
 bench-audit: setup
 	$(BIN)/python bench/audit.py $(SCALE)
+
+# Real tasks of MTEB, offline, for the base and MODEL (runs/demo/model); DATA is a folder as --mteb-data takes it.
+bench-mteb: $(MTEB)
+	$(BIN)/python bench/mteb_tasks.py $(or $(MODEL),runs/demo/model) --data $(or $(DATA),../shared/data) $(if $(TASKS),--tasks $(TASKS))
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

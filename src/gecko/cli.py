@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gecko.errors import UsageError
-from gecko.shell import AsJson, Precision
+from gecko.shell import AsJson
 from gecko.shell import answer as _answer
-from gecko.shell import dims as _dims
 from gecko.shell import out_option as _out
 from gecko.shell import say as _say
 from gecko.shell import verb as _verb
-from gecko.verbs import compare, judge
+from gecko.verbs import compare, evaluate, judge
 
 app = typer.Typer(
     name="gecko",
@@ -283,52 +281,7 @@ def corpus(
     _answer(as_json, {"passages": rows, "out": str(out)}, f"{rows:,} passages in {out}")
 
 
-@app.command(
-    epilog="Example: gecko evaluate runs/docs/model --base all-MiniLM-L6-v2 --beir data/scifact --dims 384,128"
-)
-@_verb
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
-    beir: Annotated[list[Path] | None, typer.Option(help="BEIR folder; repeat for several.")] = None,
-    tasks: Annotated[
-        list[Path] | None, typer.Option(help="Folder of any type of task, or of such folders; repeat for several.")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help="The model to compare with.")] = None,
-    dims: Annotated[str | None, typer.Option(help="Dimensions, comma separated.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
-    precision: Annotated[
-        Precision, typer.Option(help="Of encoding; auto is bfloat16 where the hardware has it.")
-    ] = Precision.auto,
-    task_word: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=TEXT", help="--tasks: words for a set or a type, in gecko's format."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="--tasks: items of a set at most, a fixed sample.")] = None,
-    samples_per_label: Annotated[
-        int, typer.Option(min=1, help="--tasks: training texts of a label in a classification.")
-    ] = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on human judgements: retrieval beside BM25 and hybrids, or general tasks of all types."""
-    from gecko.embedder.embedder import Embedder
-    from gecko.evaluate.evaluate import evaluate_models
-    from gecko.evaluate.table import render_table, render_tasks
-    from gecko.evaluate.tasks import TaskOptions, evaluate_tasks, open_sets
-
-    if bool(beir) == bool(tasks):
-        raise UsageError("give either --beir or --tasks", "for example --tasks data/stsb")
-    if beir and (task_word or limit):
-        raise UsageError("--task-word and --limit are of --tasks", "leave them out, or name the folder as --tasks")
-    widths = _dims(dims)  # a mistake there is told before a model is loaded
-    sets = open_sets(tasks, TaskOptions(split, _words(task_word or ()), limit, samples_per_label)) if tasks else None
-    models = Embedder(model, bf16=precision.bf16), Embedder(base, bf16=precision.bf16) if base else None
-    if sets is not None:
-        report = evaluate_tasks(*models, sets, dims=widths)
-        text = render_tasks(report)
-    else:
-        report = evaluate_models(*models, beir or (), dims=widths, split=split)
-        text = render_table(report)
-    _answer(as_json, report, text)
+app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 
 
 @app.command(epilog="Example: gecko audit runs/docs --against data/scifact --against data/stsb")
@@ -437,16 +390,6 @@ def _teacher(base_url: str | None, max_usd: float | None = None, max_tokens: int
     """The options of a verb that belong to the recipe's teacher, as its settings."""
     values = (("base_url", base_url), ("max_usd", max_usd), ("max_tokens", max_tokens))
     return [f"teacher.{name}={json.dumps(value)}" for name, value in values if value is not None]
-
-
-def _words(pairs: Sequence[str]) -> dict[str, str]:
-    words = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"--task-word {pair}: expected NAME=TEXT", "for example --task-word 'nli=fact checking'")
-        words[name.strip()] = " ".join(text.split())
-    return words
 
 
 def _method(text: str) -> Any:  # noqa: ANN401

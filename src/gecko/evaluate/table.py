@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from gecko.evaluate.folders import TaskType
 from gecko.evaluate.tasks import MAIN
 
 TASK_HEADINGS = ("task type", "dataset", "metric", "dim", "base", "tuned", "gain [95 %]", "items")
@@ -44,18 +43,59 @@ def render_tasks(report: dict[str, Any]) -> str:
         report: What ``evaluate_tasks`` returns.
     """
     results = [row for row in report.get("results", []) if row["metric"] == MAIN[row["task_type"]]]
-    rows = [(row["task_type"], plain(row["dataset"]), row["metric"], *_figures(row), str(row["n"])) for row in results]
-    sets = Counter((row["task_type"], row["dim"]) for row in results)
-    for key, mean in report.get("mean", {}).items():
-        kind, _, dim = key.rpartition("@")
-        if kind == "types":
-            rows.append(("mean of types", "", "", *_figures({**mean, "dim": dim}), ""))
-        elif sets[kind, int(dim)] > 1:
-            rows.append((kind, "mean", MAIN[cast(TaskType, kind)], *_figures({**mean, "dim": dim}), ""))
+    rows = _task_rows(results, report.get("mean", {}))
     notes = task_notes(report)
     return "\n".join(
         ["General tasks, x 100", "", *table_lines(TASK_HEADINGS, rows, 3), *([""] if notes else []), *notes]
     )
+
+
+def _task_rows(results: Sequence[Mapping[str, Any]], means: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The lines of tasks, and below them the means of types that have several."""
+    rows: list[tuple[str, ...]] = [
+        (row["task_type"], plain(row["dataset"]), row["metric"], *_figures(row), str(row["n"])) for row in results
+    ]
+    sets = Counter((row["task_type"], row["dim"]) for row in results)
+    for key, mean in means.items():
+        kind, _, dim = key.rpartition("@")
+        if kind == "types":
+            rows.append(("mean of types", "", "", *_figures({**mean, "dim": dim}), ""))
+        elif sets[kind, int(dim)] > 1:
+            metrics = {row["metric"] for row in results if row["task_type"] == kind}
+            metric = metrics.pop() if len(metrics) == 1 else "main scores"
+            rows.append((kind, "mean", metric, *_figures({**mean, "dim": dim}), ""))
+    return rows
+
+
+def render_mteb(report: dict[str, Any]) -> str:
+    """Draw the main scores x 100 that MTEB gives, their means, and what belongs beside them.
+
+    Args:
+        report: What ``evaluate_mteb`` returns.
+    """
+    rows = _task_rows(report["results"], report["mean"])
+    lines = [f"MTEB {report['version']}, main scores x 100", "", *table_lines(TASK_HEADINGS, rows, 3), ""]
+    return "\n".join([*lines, *mteb_notes(report)])
+
+
+def mteb_notes(report: dict[str, Any]) -> list[str]:
+    """Say of MTEB's figures what they are over, whether a model knew the set, and what is known of its training."""
+    notes = [report["interval"]]
+    for fact in report["sets"]:
+        said = [f"split {fact['split']}"] if fact["split"] != "test" else []
+        if len(fact["subsets"]) < fact["of_subsets"]:
+            said.append(f"the mean of {len(fact['subsets'])} of {fact['of_subsets']} subsets")
+        said += [f"{side} trained on it" for side, unseen in fact["zero_shot"].items() if unseen is False]
+        said += [f"superseded by {fact['superseded_by']}"] if fact["superseded_by"] else []
+        said += [f"the data's README: {fact['note']}"] if fact["note"] else []
+        if said:
+            notes.append(f"{fact['dataset']}: {'; '.join(said)}")
+    for side, model in report["models"].items():
+        sets = model["training_datasets"]
+        known = "training data unknown" if sets is None else f"trained on {', '.join(sets) or 'nothing more'}"
+        known += f", beside what {model['adapted_from']} was" if sets is not None and model["adapted_from"] else ""
+        notes.append(f"{side} is {model['name']}: {known} ({model['training_known_from']})")
+    return [*notes, f"MTEB's own files: {report['files']}"]
 
 
 def task_notes(report: dict[str, Any]) -> list[str]:
@@ -95,7 +135,7 @@ def _cells(row: dict[str, Any], name: str, queries: str) -> tuple[str, ...]:
     return (plain(name), dim, score_cell(row.get("bm25")), base, tuned, gain, *hybrids, queries)
 
 
-def _figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
+def _figures(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """The cells of dimension, base, tuned and gain."""
     return str(row["dim"]), score_cell(row.get("base")), score_cell(row.get("tuned")), gain_cell(row)
 

@@ -179,7 +179,7 @@ def compare_tasks(
             "model": model.path,
             "base": base.path if base else None,
             "results": rows,
-            "mean": _means(rows),
+            "mean": type_means([row for row in rows if row["metric"] == MAIN[row["task_type"]]]),
             "sets": said,
             "skipped": skipped,
         }
@@ -272,9 +272,8 @@ def _tell(item: TestSet, items: int, there: int) -> None:
     logger.info("evaluating %s (%s, %s): %s items%s", item.name, item.task_type, item.split, f"{items:,}", sampled)
 
 
-def _means(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Average the main metric over the sets of a type, and then over the types, every one alike."""
-    main = [row for row in results if row["metric"] == MAIN[row["task_type"]]]
+def type_means(main: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Average results of main metrics over the sets of a type, and then over the types, every one alike."""
     means: dict[str, dict[str, float | None]] = {}
     for dim in dict.fromkeys(row["dim"] for row in main):
         of_type = {
