@@ -456,7 +456,8 @@ def _mixture_mark(context: RunContext) -> list[object]:
     from gecko.mixture.load import mixture_state
 
     recipe = context.recipe
-    own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe), 3]
+    own: list[object] = [recipe.train.text_format, recipe.gate.dev_share, recipe.gate.max_dev, _carried(recipe)]
+    own.append(4 if recipe.train.text_format == "gecko" else 3)  # 4: half of the FRet rows have their kind's label
     sources = [source.model_dump() for source in recipe.mixture.sources]
     taught = ["queries"] if recipe.prefinetune.queries else []  # which rows are held out depends on it
     mixture = recipe.mixture
@@ -468,7 +469,9 @@ def _mixture_mark(context: RunContext) -> list[object]:
 def _train_mark(context: RunContext) -> list[object]:
     recipe = context.recipe
     models, *texts = training_state(recipe.train)
-    return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, 3, *texts]
+    labelled = any(source.kind in {"classification", "clustering"} for source in recipe.mixture.sources)
+    version = 4 if labelled else 3  # 4: long labelled texts keep their unique ID
+    return [recipe.train.model_dump(), recipe.mixture.model_dump(), recipe.seed, models, version, *texts]
 
 
 # The version at the end of a mark is raised when the stage's code changes what it writes.

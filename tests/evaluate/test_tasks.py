@@ -13,6 +13,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.once import EncodedOnce
 from gecko.evaluate.table import render_evaluation, render_tasks
 from gecko.evaluate.tasks import MAIN, TaskOptions, evaluate_tasks, open_sets
+from gecko.mixture.load import load_source
 from gecko.mixture.options import SourceOptions
 from gecko.mixture.tasks import TASKS, task_word
 
@@ -253,3 +254,20 @@ def test_a_broken_set_is_an_error_where_it_is_named_and_passed_over_in_a_folder(
         shutil.rmtree(data / name)
     with pytest.raises(GeckoError, match=r"no usable test set: alike: .*line 1"):
         open_sets([data])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("classification", "intents"), ("clustering", "groups")])
+def test_the_unique_id_of_training_is_not_in_what_is_evaluated(data: Path, topic_model, kind: str, name: str) -> None:
+    """The same files, read as the mixture's source and as a test set."""
+    files = {path.stem: [json.loads(line)["text"] for line in path.open()] for path in (data / name).glob("*.jsonl")}
+    read: list[str] = []
+    model = topic_model("m")
+    encode = model._encode
+    model._encode = lambda texts: read.extend(texts) or encode(texts)
+    report = evaluate_tasks(model, None, open_sets([data / name]))
+    assert {row["task_type"] for row in report["results"]} == {kind}
+    assert set(read) == {text for texts in files.values() for text in texts}
+    options = SourceOptions(path=str(data / name), kind=kind, split="test")
+    trained = {row.query for row in load_source(options, "plain", 0).rows}
+    assert {text.rpartition(" ")[0] for text in trained} == set(files["test"])
+    assert not trained & set(read)

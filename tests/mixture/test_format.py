@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,9 @@ from gecko.mixture.format import (
     source_passage,
     source_query,
 )
+from gecko.mixture.options import MixtureOptions
 from gecko.mixture.rows import Carried, unify_fret
+from gecko.mixture.sampler import row_kinds
 from gecko.records import Candidate, FretRow, Passage, UnifiedRow
 
 
@@ -68,6 +71,29 @@ def test_fret_rows_become_unified_rows() -> None:
     assert two.negatives == ()
     (plain,) = unify_fret([fret("n")], Corpus(), "plain")
     assert (plain.positive, plain.negatives) == ("T text of p", ("text of n",))
+
+
+SENTENCES = {
+    "Given a claim, find a passage that refutes it.": "fact checking",
+    "Given a sentence, find one with the same meaning.": "semantic similarity",
+    "Given key words, find a passage about them.": "search result",
+    "Given a question, find a passage that answers it.": "question answering",
+}
+
+
+def test_half_of_the_fret_rows_are_trained_with_the_short_label_of_their_kind() -> None:
+    for sentence, label in SENTENCES.items():
+        rows = [replace(fret(""), row_id=f"{sentence} {n}", task=sentence) for n in range(200)]
+        made = list(unify_fret(rows, Corpus(), "gecko"))
+        counted = Counter(row.task for row in made)
+        assert set(counted) == {sentence, label}
+        assert 70 < counted[label] < 130
+        assert list(unify_fret(rows[::-1], Corpus(), "gecko")) == made[::-1], "the row alone decides"
+        assert set(row_kinds(made, MixtureOptions())) == {label}, "whichever it has, its kind is the same"
+        plain = list(unify_fret(rows, Corpus(), "plain"))
+        assert {row.task for row in plain} == {sentence}
+    without = [replace(fret(""), row_id=str(n), task=" ") for n in range(20)]
+    assert {row.task for row in unify_fret(without, Corpus(), "gecko")} == {"question answering"}
 
 
 def candidate(name: str, rank: int, rc: float | None) -> Candidate:

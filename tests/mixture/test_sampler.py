@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,46 @@ def test_processes_get_equal_parts_of_one_source() -> None:
         assert not set(one) & set(other)
     with pytest.raises(GeckoError, match="small has 5 rows for 8 processes"):
         plan(sources, options("a", "small"), processes=8)
+    with pytest.raises(GeckoError, match="a batch has 3 rows for 4 processes") as caught:
+        plan(sources, options("a", "small"), processes=4, batch_size=3)
+    assert "train.batch_size" in caught.value.hint
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(5, 1), (4, 4), (5, 2), (8, 3), (8, 4), (5, 5)])
+@pytest.mark.parametrize("single_source", [True, False])
+@pytest.mark.parametrize("chosen", EVERY, ids=lambda value: value["sampling"])
+def test_every_process_gets_as_many_batches_and_rows_as_are_told(
+    chosen: dict[str, Any], single_source: bool, batch_size: int, processes: int
+) -> None:
+    from accelerate.data_loader import BatchSamplerShard
+
+    weights = {"a": 2.0, "small": 3.0} if chosen["sampling"] == "weights" else None
+    mixture = options("a", "small", weights=weights, single_source=single_source, **chosen)
+    draw = random.Random(batch_size * processes)
+    for small in (5, draw.randrange(5, 12), draw.randrange(12, 40)):
+        sources = mixed(fret=draw.randrange(20, 90), a=draw.randrange(20, 50), small=small)
+        made = plan(sources, mixture, kinds=sources, batch_size=batch_size, processes=processes, epochs=3)
+        sampler = PlannedBatches(made)
+        parts = list(sampler)
+        assert len(sampler) == len(parts) == made.steps * processes
+        shards = [list(BatchSamplerShard(sampler, processes, rank)) for rank in range(processes)]
+        assert [len(shard) for shard in shards] == [made.steps] * processes
+        for of_a_step in zip(*shards, strict=True):
+            (size,) = {len(part) for part in of_a_step}
+            assert 1 <= size <= batch_size // processes
+            step = [row for part in of_a_step for row in part]
+            assert len(set(step)) == len(step)
+            assert len({sources[row] for row in step}) == 1 or not single_source
+        counted = Counter(row for part in parts for row in part)
+        assert {sources[row] for row in counted} == {"fret", "a", "small"}
+        if chosen["sampling"] == "proportional" and single_source:
+            assert max(counted.values()) <= 3, "no row twice an epoch"
+            drawn_of = Counter(sources[row] for part in parts for row in part)
+            # An epoch leaves less than a row for each process out of a source.
+            assert drawn_of == {name: 3 * (size - size % processes) for name, size in Counter(sources).items()}
+        rows = [UnifiedRow(str(row), "a word", "q", "p", source=name) for row, name in enumerate(sources)]
+        facts = describe_mixture(rows, made, mixture)
+        assert sum(source["draws"] for source in facts["sources"]) == counted.total(), "what is told is what is drawn"
 
 
 @pytest.fixture

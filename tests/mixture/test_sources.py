@@ -59,6 +59,32 @@ def test_a_triple_has_a_text_of_its_label_and_one_of_another(labelled: str) -> N
     assert {row.task for row in rows} == {"classification", "Given a text, find a text of the same class."}
 
 
+def test_clustering_texts_of_a_group_belong_together_and_are_asked_as_such(tmp_path: Path) -> None:
+    records = [{"headline": f"{topic} story {n}", "topic": topic} for topic in ("sea", "war", "art") for n in range(30)]
+    path = write(tmp_path / "news" / "train.jsonl", [*records, {"headline": "of no group", "topic": "odd"}])
+    loaded = load(path, "clustering", columns={"text": "headline", "label": "topic"}, max_negatives=2)
+    assert loaded.unused == {"the only text of its label (odd)": 1}
+    assert sorted(ID.sub("", row.query) for row in loaded.rows) == sorted(record["headline"] for record in records)
+    tags = set()
+    for row in loaded.rows:
+        own, like, *unlike = (ID.sub("", bare(text)) for text in (row.query, row.positive, *row.negatives))
+        assert own != like
+        assert own.split()[0] == like.split()[0]
+        assert len(unlike) == len(set(unlike)) == 2
+        assert all(text.split()[0] not in (own.split()[0],) for text in unlike)
+        assert row.symmetric
+        assert all(text.startswith(f"task: {row.task} | query: ") for text in (row.positive, *row.negatives))
+        tags |= {ID.search(text)[0] for text in (row.query, row.positive, *row.negatives)}
+    assert len(tags) == len(loaded.rows) == 90
+    words = [row.task for row in loaded.rows]
+    assert set(words) == {"search result", "Given a text, find a text on the same topic."}
+    assert 25 < words.count("search result") < 65
+    assert not any(
+        row.negatives
+        for row in load(path, "clustering", columns={"text": "headline", "label": "topic"}, negatives="none").rows
+    )
+
+
 def test_the_three_texts_of_a_row_share_an_id_that_no_other_row_has(labelled: str) -> None:
     tags = []
     for row in load(labelled, "classification", max_negatives=3).rows:

@@ -116,3 +116,23 @@ def test_two_processes_train_the_model_that_one_trains(
     np.testing.assert_allclose(two, one, atol=2e-3)
     assert not (done / "both" / "checkpoints").exists()
     assert [path.suffix for path in (done / "both" / "vectors").iterdir() if path.suffix == ".f32"] == [".f32"]
+
+
+@pytest.mark.parametrize("case", ["equation 3", "everything", "everything, cached"])
+def test_shuffled_rows_are_the_same_loss(jobs: ModuleType, tiny_model: str, words: list[str], case: str) -> None:
+    """From the tokens on: merging equal texts and cutting groups must not depend on the order of rows either."""
+    found = []
+    for order in (torch.arange(jobs.ROWS), torch.tensor([3, 0, 6, 5, 1, 4, 2])):
+        encoder, loss = jobs.make_loss(tiny_model, jobs.CASES[case])
+        columns, facts = jobs.batch(encoder, words, slice(0, jobs.ROWS))
+        columns = [
+            {name: value[order] if torch.is_tensor(value) else value for name, value in column.items()}
+            for column in columns
+        ]
+        value = loss(columns, {name: fact[order] for name, fact in facts.items()})
+        value.backward()
+        found.append((value.item(), jobs.gradients(encoder, loss)))
+    (whole, gradients), (value, others) = found
+    assert value == pytest.approx(whole, abs=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, atol=1e-5, rtol=1e-4, msg=name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -281,3 +281,53 @@ def test_only_an_objective_with_nothing_to_say_is_no_loss_and_no_gradient(aids: 
     found = total(vectors, replace(layout, scores=None), options)
     assert found.value.item() == 0.0
     assert torch.equal(found.gradient, torch.zeros_like(vectors))
+
+
+def shuffled(layout: BatchLayout, order: torch.Tensor) -> BatchLayout:
+    """The same batch with its rows in another order."""
+    values = {field.name: getattr(layout, field.name) for field in fields(layout)}
+    return BatchLayout(**{name: None if value is None else value[order] for name, value in values.items()})
+
+
+ALONE = {
+    "in-batch": LossOptions(0.3, same_tower=False),
+    "same tower": LossOptions(0.3, in_batch=False),
+    "unmasked": LossOptions(0.3, mask_duplicates=False),
+    "guard": LossOptions(0.3, guard=GuardOptions(embedder="guide", margin=0.1, hard_negatives=True)),
+    "hardness": LossOptions(0.3, hardness=HardnessOptions(alpha=2.0)),
+    "hardness of rows": LossOptions(0.3, hardness=HardnessOptions(alpha=2.0, scales="row")),
+    "spread": LossOptions(contrast=0.0, spread=SpreadOptions(weight=1.0)),
+    "distill": LossOptions(contrast=0.0, distill=DistillOptions(embedder="teacher")),
+    "listwise": LossOptions(contrast=0.0, listwise=ListwiseOptions(weight=1.0)),
+    "margin_mse": LossOptions(contrast=0.0, margin_mse=MarginMseOptions(weight=1.0)),
+    "everything": EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("switches", [True, False], ids=["switches of rows", "switches of options"])
+@pytest.mark.parametrize("negatives_only", [True, False])
+@pytest.mark.parametrize("term", ALONE)
+def test_the_order_of_a_batch_s_rows_does_not_matter(
+    aids: Aids, term: str, negatives_only: bool, switches: bool
+) -> None:
+    options = ALONE[term]
+    aids = Aids(
+        aids.guide if options.guard.embedder else None,
+        aids.teacher if options.distill.embedder else None,
+        aids.projection if options.distill.embedder else None,
+    )
+    vectors, layout = batch(8, texts=20)
+    vectors = vectors.float()
+    if negatives_only:
+        layout = replace(layout, also=None, has_also=None)
+    if not switches:
+        layout = replace(layout, in_batch=None, same_tower=None)
+    whole = total(vectors, layout, options, aids)
+    assert whole.value.item() > 1e-3
+    rng = np.random.default_rng(0)
+    for order in (torch.arange(ROWS).flip(0), *(torch.tensor(rng.permutation(ROWS)) for _ in range(3))):
+        found = total(vectors, shuffled(layout, order), options, aids)
+        assert found.value.item() == pytest.approx(whole.value.item(), abs=1e-6)
+        torch.testing.assert_close(found.gradient, whole.gradient, atol=1e-6, rtol=1e-5)
+        for one, other in zip(found.of_parameters, whole.of_parameters, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

@@ -87,7 +87,7 @@ class SourceOptions(BaseModel):
         default=4.0, description="sts: a pair of at least this is a positive one, of at most half of it a negative one"
     )
     max_chars: int = Field(
-        default=800, ge=20, description="classification, clustering: texts are cut here, to keep their ID in sight"
+        default=800, ge=20, description="classification, clustering: texts are cut here, before their ID is appended"
     )
     same_tower: bool | None = Field(default=None, description="in this source's batches; default: train.same_tower")
     in_batch: bool | None = Field(default=None, description="in this source's batches; default: train.in_batch")

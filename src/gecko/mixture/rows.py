@@ -73,8 +73,10 @@ def choose_fret(
 def unify_fret(
     rows: Iterable[FretRow | Quarantined], passages: Passages, text_format: TextFormat, carried: Carried | None = None
 ) -> Iterator[UnifiedRow | Quarantined]:
-    """Render FRet rows: the task and query as they are, the positive and hard negative as passages.
+    """Render FRet rows: the query as it is, the positive and hard negative as passages.
 
+    Half of the rows, by a hash of their id, and all without a task have the short label of their task's kind as task,
+    as a model is asked in use; the others keep the teacher's words. The plain format shows no task, so there all do.
     What was set aside before passes through.
 
     Args:
@@ -95,7 +97,7 @@ def unify_fret(
             continue
         yield UnifiedRow(
             row_id=row.row_id,
-            task=row.task,
+            task=row.task if text_format == "plain" else _trained_task(row),
             query=row.query,
             positive=rendered(row.positive_id),
             negatives=(rendered(row.negative_id),) if row.negative_id else (),
@@ -103,3 +105,9 @@ def unify_fret(
             source="fret",
             candidates=tuple(ScoredText(rendered(c.passage_id), c.rc, c.rrf) for c in carried.of(row)),
         )
+
+
+def _trained_task(row: FretRow) -> str:
+    """The task string that a row is trained with: the short label of its kind, or the teacher's words."""
+    labelled = int(content_id("task", row.row_id), 16) % 2 == 0
+    return task_kind(row.task) if labelled or not row.task.strip() else row.task

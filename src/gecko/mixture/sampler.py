@@ -41,11 +41,12 @@ class BatchPlan:
 
     Attributes:
         pools: Groups of strata; the rows of a batch come from one pool: a source, or all of them.
-        batch_size: Rows of a step, over all processes.
+        batch_size: Rows of a step, over all processes; a multiple of their number.
         steps: Steps of the training.
         seed: Decides all draws, together with the epoch.
         proportional: Every row once an epoch; else strata are drawn by their shares.
-        processes: Into how many equal parts a step's batch is cut.
+        processes: Into how many equal parts a step's batch is cut, none of them empty. Of a pool whose rows cannot be
+            dealt out evenly, less than one row a process is left out of an epoch, by its shuffle.
     """
 
     pools: tuple[tuple[Stratum, ...], ...] = field(repr=False)
@@ -56,7 +57,10 @@ class BatchPlan:
     processes: int = 1
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield the row indices of each step, int64 (at most ``batch_size``,), never a row twice in one."""
+        """Yield the row indices of each step, never a row twice in one.
+
+        They are int64 (n,), n at most ``batch_size`` and a multiple of ``processes``.
+        """
         made = epoch = 0
         while made < self.steps:
             for batch in self.epoch(epoch):
@@ -82,18 +86,19 @@ class BatchPlan:
         batches: list[Tensor] = []
         for pool in self.pools:
             rows = torch.cat([stratum.rows for stratum in pool])
-            shuffled = rows[torch.randperm(len(rows), generator=generator)]
+            shuffled = rows[torch.randperm(len(rows), generator=generator)][: self._even(len(rows))]
             if len(self.pools) == 1:
-                whole = max(len(rows) // self.batch_size, 1)
+                whole = max(len(shuffled) // self.batch_size, 1)
                 yield from shuffled[: whole * self.batch_size].split(self.batch_size)
             else:
-                batches += shuffled.tensor_split(math.ceil(len(rows) / self.batch_size))
+                parts = shuffled.view(-1, self.processes).tensor_split(math.ceil(len(shuffled) / self.batch_size))
+                batches += [part.flatten() for part in parts]
         for place in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[place]
 
     def _drawn(self, generator: Generator) -> Iterator[Tensor]:
         """Give each pool its share of the batches, in random order, and each stratum its share of the pool's rows."""
-        sizes = [sum(len(stratum.rows) for stratum in pool) for pool in self.pools]
+        sizes = [self._even(sum(len(stratum.rows) for stratum in pool)) for pool in self.pools]
         count = max(1, round(_per_epoch(sizes, self.batch_size)))
         shares = [sum(stratum.share for stratum in pool) for pool in self.pools]
         per_pool = _allot(count, shares, [count] * len(shares), generator)
@@ -111,6 +116,10 @@ class BatchPlan:
             batch = torch.cat(parts)
             yield batch[torch.randperm(len(batch), generator=generator)] if len(parts) > 1 else batch
 
+    def _even(self, size: int) -> int:
+        """How many of so many rows can be dealt out evenly to the processes."""
+        return size - size % self.processes
+
 
 def plan_batches(
     sources: Sequence[str],
@@ -126,7 +135,7 @@ def plan_batches(
 
     Args:
         sources: The source of each row.
-        batch_size: Rows of a step, over all processes.
+        batch_size: Rows of a step, over all processes; taken down to a multiple of their number.
         options: How sources and tasks are sampled.
         epochs: Passes; one has as many batches as it takes to see every row once, however they are sampled.
         seed: Decides all draws.
@@ -134,7 +143,7 @@ def plan_batches(
         processes: Processes that share a step; each gets an equal part, and all parts are of one pool.
 
     Raises:
-        GeckoError: A source has fewer rows than there are processes, or a source's weight is unknown.
+        GeckoError: A source or the batch has fewer rows than there are processes, or a source's weight is unknown.
     """
     if options.sampling != "uniform_task":
         kinds = [""] * len(sources)
@@ -152,10 +161,15 @@ def plan_batches(
     for name, size in sizes.items():
         if size < processes:
             raise GeckoError(f"{name or 'the mixture'} has {size} rows for {processes} processes", "use fewer of them")
+    if batch_size < processes:
+        hint = "raise train.batch_size, or use fewer of them"
+        raise GeckoError(f"a batch has {batch_size} rows for {processes} processes", hint)
+    batch_size -= batch_size % processes
+    usable = [size - size % processes for size in sizes.values()]
     return BatchPlan(
         pools=tuple(tuple(pool) for pool in pools.values()),
         batch_size=batch_size,
-        steps=max(1, round(epochs * _per_epoch(list(sizes.values()), batch_size))),
+        steps=max(1, round(epochs * _per_epoch(usable, batch_size))),
         seed=seed,
         proportional=options.sampling == "proportional",
         processes=processes,
@@ -186,8 +200,7 @@ class PlannedBatches(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.plan.batches():
-            part = len(batch) // self.plan.processes
-            for rows in batch[: part * self.plan.processes].split(part):
+            for rows in batch.tensor_split(self.plan.processes):
                 yield rows.tolist()
 
 

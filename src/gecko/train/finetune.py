@@ -138,6 +138,7 @@ def train_rows(
     from gecko.train.processes import is_main, join, wait_for_all
     from gecko.train.rehearsal import Rehearsal
     from gecko.train.trainer import StudentTrainer
+    from gecko.train.unique_ids import keep_unique_ids
     from gecko.train.vectors import TextNumbers, make_aids
     from gecko.train.weights import soup_of
 
@@ -156,15 +157,17 @@ def train_rows(
     )
     plan = replace(plan, steps=min(plan.steps, options.max_steps or plan.steps))
     facts = describe_mixture(rows, plan, mixture)
+    inference_length = model.max_seq_length
+    window = min(options.max_length, inference_length or options.max_length)
+    prompts = training_prompts(options.text_format, model.prompts)
+    rows = keep_unique_ids(rows, model.tokenizer, window, options.text_format, prompts, say)
     made = training_rows(rows, options, loss, mixture)
     for line in [*(mixture_lines(facts) if len(facts["sources"]) > 1 else []), *describe_rows(made, options, loss)]:
         say(line)
     prepare(model, options.backbone)
-    inference_length = model.max_seq_length
     model.model_card_data.widget = [{}]  # an empty one would be filled, with a progress bar of its own
     disable_dropout(model)
-    model.max_seq_length = min(options.max_length, inference_length or options.max_length)
-    prompts = training_prompts(options.text_format, model.prompts)
+    model.max_seq_length = window
     layout = column_layout(made, options)
     numbers = TextNumbers() if loss.embedders else None
     dataset = make_dataset(made, layout, options.text_format, prompts, numbers)
@@ -270,7 +273,7 @@ def _arguments(options: TrainOptions, checkpoints: Path, seed: int, plan: BatchP
     return SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=max(1, options.batch_size // plan.processes),
+        per_device_train_batch_size=plan.batch_size // plan.processes,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         warmup_steps=round(options.warmup * steps),
