@@ -89,10 +89,10 @@ def cells(small: bool) -> list[Cell]:
         *(cell("speed", found[0], 64, bf16, cached) for bf16 in (True, False)),
         *(cell("speed", name, 256, True, speed) for name in found),
         cell("speed", "short", 1024, True, speed),
-        cell("parts", found[0], 128, True, parts),
-        cell("parts", found[0], 10, True, (WHOLE, PARTS[3])),
         *(cell("memory", "bodies", rows, True, (OURS,)) for rows in (64, 256, 1024, 4096)),
         cell("prefinetune", "short", 16384, True),
+        cell("parts", found[0], 128, True, parts),
+        cell("parts", found[0], 10, True, (WHOLE, PARTS[3])),
     ]
 
 
