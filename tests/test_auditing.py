@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from gecko.auditing import audit_place
 from gecko.cli import app
+from gecko.context import RunContext
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.audit_options import AuditOptions
 from gecko.recipe import load_recipe
 from gecko.report.report import render
 from gecko.run import run_recipe
-from gecko.stages import RunContext, stages_for
+from gecko.stages import stages_for
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]
 VERBS = ["repairs", "measures", "paints", "moves", "describes", "protects", "cleans", "builds"]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gecko.context import RunContext, is_dev
 from gecko.distill import distill
 from gecko.embedder.embedder import Embedder, load_model
 from gecko.errors import GeckoError
@@ -19,7 +20,7 @@ from gecko.plan import plan_run
 from gecko.recipe import Recipe, load_recipe
 from gecko.run import run_recipe
 from gecko.shards import read_rows, to_fret, to_passage, to_query
-from gecko.stages import RunContext, _dev_rows, _training_rows, is_dev, stages_for
+from gecko.stages import _dev_rows, _training_rows, stages_for
 from gecko.train.gate import GateVerdict, load_probe
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]

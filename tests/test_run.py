@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gecko.checks import beir_state
+from gecko.context import RunContext
 from gecko.demo import write_test_set
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage
@@ -23,7 +24,7 @@ from gecko.recipe import load_recipe
 from gecko.records import Passage
 from gecko.run import RunSummary, run_recipe
 from gecko.shards import read_rows, to_passage, to_unified
-from gecko.stages import RunContext, _dev_rows
+from gecko.stages import _dev_rows
 
 TOPICS = ["engine", "garden", "planet", "bridge", "violin", "harbour", "kitchen", "forest", "market", "castle"]
 VERBS = ["repairs", "measures", "paints", "moves", "describes", "protects", "cleans", "builds"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from gecko.checks import beir_state, model_state, tasks_state
+from gecko.context import RunContext
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.folders import Skipped
 from gecko.evaluate.texts import read_evaluation
@@ -23,9 +24,6 @@ from gecko.mixture.unified_files import read_unified
 from gecko.recipe import PREFINETUNED, Recipe, load_recipe
 from gecko.records import Quarantined, UnifiedRow
 from gecko.shards import atomic, is_run, read_rows, to_unified, write_json
-
-if TYPE_CHECKING:
-    from gecko.stages import RunContext
 
 REPORT = "audit.json"
 LEAKS = "leaks.jsonl"

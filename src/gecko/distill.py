@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gecko.context import RunContext
 from gecko.recipe import Recipe
 from gecko.records import FRET
 from gecko.run import run_stage
 from gecko.shards import claim_folder, fingerprint, locked, read_batches, read_json
-from gecko.stages import RunContext, stages_for
+from gecko.stages import stages_for
 
 
 def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gecko.context import RunContext
 from gecko.corpus.files import HUB
 from gecko.fret.generate import generate, sample_seeds
 from gecko.fret.store import PassageTable
@@ -20,7 +21,7 @@ from gecko.mixture.options import QUERIES, TITLES
 from gecko.recipe import Recipe
 from gecko.records import GeneratedQuery, Passage
 from gecko.run import run_stage
-from gecko.stages import STAGES, RunContext, stages_for
+from gecko.stages import STAGES, stages_for
 from gecko.teacher.ask import Ask
 from gecko.teacher.llm import LLMTeacher
 from gecko.teacher.protocol import RankRequest
@@ -61,7 +62,7 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
     """
     notes: list[str] = []
     with RunContext(recipe, out, tell=tell, asks=False) as context:
-        context.check(stages_for(recipe))
+        context.check([stage.name for stage in stages_for(recipe)])
         run_stage(STAGES[0], context, tell)
         table = PassageTable(context.folder("passages"))
         seeds = sample_seeds(table, recipe.fret.limit, context.writer.seeds_available(), recipe.seed)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from gecko import auditing
 from gecko.checks import model_state
+from gecko.context import RunContext
 from gecko.errors import GeckoError
 from gecko.records import UNIFIED, Quarantined, UnifiedRow
 from gecko.shards import read_rows, to_query, to_unified, write_json, write_stage
 
 if TYPE_CHECKING:
     from gecko.mixture.load import LoadedSource
-    from gecko.stages import RunContext
 
 
 def pairs(context: RunContext, folder: Path) -> dict[str, Any]:

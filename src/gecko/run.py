@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from gecko.checks import check_run_folder
+from gecko.context import RunContext
 from gecko.recipe import Recipe, dump_recipe
 from gecko.shards import MARKS, atomic, files_under, finish_stage, finished, locked, read_json, write_json
-from gecko.stages import RunContext, Stage, stages_for
+from gecko.stages import Stage, stages_for
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def opened_run(
     """
     check_run_folder(out)
     with locked(out), RunContext(recipe=recipe, out=out, tell=tell, asks=asks) as context:
-        context.check(stages)
+        context.check([stage.name for stage in stages])
         with atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
         # The report shows of what lies here only what was made under these marks.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gecko.checks import check_training, training_state
+from gecko.context import ASKING
 from gecko.corpus.files import file_state
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.unified_files import read_unified, row_files
@@ -29,7 +30,7 @@ from gecko.shards import (
     write_json,
     write_table,
 )
-from gecko.stages import ASKING, stages_for
+from gecko.stages import stages_for
 
 Training = Literal["prefinetune", "finetune"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from endpoint import Endpoint
 
+from gecko.context import RunContext
 from gecko.errors import GeckoError, UsageError
 from gecko.recipe import Recipe, dump_recipe, load_recipe
-from gecko.stages import RunContext
 from gecko.teacher.ask import Answer, Prompt, Write
 from gecko.teacher.batched import BatchCaller
 from gecko.teacher.ledger import UNPRICED, Call, Ledger
