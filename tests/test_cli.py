@@ -92,7 +92,7 @@ def test_corpus_verb_writes_passages(tmp_path):
         (["evaluate", "m", "--beir", "{tmp}", "--dims", "a,b"], 2, "--dims"),
         (["evaluate", "m"], 2, "give either --beir or --tasks"),
         (["evaluate", "m", "--beir", "{tmp}", "--tasks", "{tmp}"], 2, "give either --beir or --tasks"),
-        (["evaluate", "m", "--beir", "{tmp}", "--limit", "5"], 2, "--limit are of --tasks"),
+        (["evaluate", "m", "--beir", "{tmp}", "--limit", "5"], 2, "--limit is of --tasks"),
         (["evaluate", "m", "--tasks", "{tmp}/nowhere"], 1, "nowhere: no such folder"),
         (["evaluate", "m", "--tasks", "{tmp}/empty"], 1, "empty: no data file"),
         (["evaluate", "m", "--tasks", "{tmp}/empty", "--task-word", "x"], 2, "expected NAME=TEXT"),

@@ -306,7 +306,9 @@ def test_human_labelled_sources_are_trained_on_and_accounted_for(recipe_file, tm
     (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, [*labelled, {"text": "", "label": "x"}])))
     source = {"path": str(tmp_path / "topics.jsonl"), "kind": "classification"}
     lines: list[str] = []
-    recipe = load_recipe(recipe_file, [f"mixture.sources=[{json.dumps(source)}]", "train.epochs=1"])
+    recipe = load_recipe(
+        recipe_file, [f"mixture.sources=[{json.dumps(source)}]", "train.epochs=1", "train.max_length=96"]
+    )
     run_recipe(recipe, tmp_path / "run", tell=lines.append)
     (account,) = json.loads((tmp_path / "run" / "mixture" / "_stage.json").read_text())["sources"]
     assert (account["source"], account["rows"], account["read"], account["quarantined"]) == ("topics", 24, 25, 1)
