@@ -234,7 +234,7 @@ def test_a_token_with_the_paddings_id_is_no_padding() -> None:
 def test_length_groups_cover_every_text_once() -> None:
     texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4], [5])
     found, order = length_groups(texts, 2)
-    assert [group["input_ids"].shape for group in found] == [(2, 1), (1, 2), (2, 4)]
+    assert [group["input_ids"].shape for group in found] == [(2, 4), (1, 2), (2, 1)]
     firsts = torch.cat([group["input_ids"][:, 0] for group in found])
     assert firsts[order].tolist() == [1, 2, 3, 4, 5]
 
@@ -242,7 +242,7 @@ def test_length_groups_cover_every_text_once() -> None:
 def test_length_groups_of_so_many_tokens() -> None:
     texts = features([1], [2, 2, 2], [3, 3], [4, 4, 4, 4, 4, 4, 4], [5], [6, 6])
     found, order = length_groups(texts, 99, tokens=6)
-    assert [group["input_ids"].shape for group in found] == [(3, 2), (2, 3), (1, 7)]
+    assert [group["input_ids"].shape for group in found] == [(1, 7), (2, 3), (3, 2)]
     firsts = torch.cat([group["input_ids"][:, 0] for group in found])
     assert firsts[order].tolist() == [1, 2, 3, 4, 5, 6]
     assert len(length_groups(texts, 1, tokens=10**6)[0]) == 1, "the number of texts does not count then"
@@ -251,7 +251,7 @@ def test_length_groups_of_so_many_tokens() -> None:
 def test_long_texts_are_not_put_with_short_ones() -> None:
     """Padding sixty short texts to the longest costs more than a group of its own does."""
     texts = features(*[[1] * 10] * 60, *[[2] * 200] * 4)
-    assert [group["input_ids"].shape for group in length_groups(texts, 64)[0]] == [(60, 10), (4, 200)]
+    assert [group["input_ids"].shape for group in length_groups(texts, 64)[0]] == [(4, 200), (60, 10)]
 
 
 @pytest.mark.parametrize(("size", "tokens"), [(3, 0), (9, 0), (0, 40), (0, 25), (0, 10**6)])

@@ -74,15 +74,15 @@ class Encoded:
         self._again: dict[int, tuple[Features, _RandomState]] = {}
         found: dict[int, Tensor] = {}
         with _weights_converted_once(order.device):
+            for number in sorted(kept):
+                self._kept[number] = _embed(model, groups[number])
+                found[number] = self._kept[number].detach()
+        with _weights_converted_once(order.device):
             for number, group in enumerate(groups):
                 if number not in kept:
                     self._again[number] = group, _RandomState(group["input_ids"])
                     with torch.no_grad():
                         found[number] = _embed(model, group)
-        with _weights_converted_once(order.device):
-            for number in sorted(kept):
-                self._kept[number] = _embed(model, groups[number])
-                found[number] = self._kept[number].detach()
         self.vectors = torch.cat([found[number] for number in range(len(groups))])[order]
 
     def backward(self, gradient: Tensor) -> None:

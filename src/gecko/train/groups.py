@@ -25,16 +25,18 @@ def length_groups(texts: Features, size: int, tokens: int = 0) -> tuple[list[Fea
         tokens: Tokens of a group at most, padding included; a text longer than that is a group of its own.
 
     Returns:
-        The groups, shortest texts first, and the index that puts their concatenated outputs back in order, (T,).
+        The groups, longest texts first so that the memory of one is large enough for the next (docs/log.md), and the
+        index that puts their concatenated outputs back in order, (T,).
     """
     lengths = texts["attention_mask"].sum(1)
     by_length = torch.argsort(lengths, stable=True)
     cost = _GROUP_COST if lengths.device.type == "cpu" else _GROUP_COST_ELSEWHERE
+    parts = by_length.split(cheapest_cut(lengths[by_length].tolist(), size, tokens, cost))[::-1]
     groups = []
-    for part in by_length.split(cheapest_cut(lengths[by_length].tolist(), size, tokens, cost)):
+    for part in parts:
         width = int(lengths[part].max())
         groups.append({key: value[part, :width] for key, value in texts.items()})
-    return groups, torch.argsort(by_length)
+    return groups, torch.argsort(torch.cat(parts))
 
 
 def cheapest_cut(lengths: Sequence[int], size: int, tokens: int, cost: int) -> list[int]:
