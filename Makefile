@@ -30,28 +30,21 @@ test: setup
 
 # The same model behind each engine. llama.cpp is compiled where no wheel is there, once.
 LLAMA := $(VENV)/.installed-llama
-$(LLAMA): $(STAMP)
-	@echo "installing llama.cpp into $(VENV) (compiled: ten minutes or more the first time)"
+# mteb is not part of setup: it brings polars, 170 MB that nothing else here needs.
+MTEB := $(VENV)/.installed-mteb
+$(LLAMA) $(MTEB): $(VENV)/.installed-%: $(STAMP)
+	@echo "installing gecko[$*] into $(VENV) $(if $(filter llama,$*),(compiled: ten minutes or more the first time))"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[llama]'; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llama]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
 	fi
 	@touch $@
 
 test-engines: $(LLAMA)
 	$(BIN)/python -m pytest tests/engines $(ARGS)
 
-# Tasks of MTEB itself. Not part of setup: mteb brings polars, 170 MB that nothing else here needs.
-MTEB := $(VENV)/.installed-mteb
-$(MTEB): $(STAMP)
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mteb]'; \
-	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mteb]'; \
-	fi
-	@touch $@
-
+# Tasks of MTEB itself.
 test-mteb: $(MTEB)
 	$(BIN)/python -m pytest tests/evaluate/test_mteb.py $(ARGS)
 

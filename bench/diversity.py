@@ -11,16 +11,15 @@ that ``recipes/gecko-small.yaml`` names; every model is measured whole, whatever
 import json
 import statistics
 import sys
-from collections import defaultdict
 from typing import Any
 
 import yaml
-from quality import ROOT, SHARED, SHIP_TUNED, train_run
+from quality import ROOT, SHARED, SHIP_TUNED, note_done, read_done, write_page
 
-from mixture import main_rows
+from gecko.evaluate.tasks import type_means
+from mixture import small_run
 
 OUT = ROOT / "runs" / "bench" / "diversity"
-DATA = SHARED / "data"
 RETRIEVAL = ("stackfaq", "cisi")
 TASKS = ("birco_wtb", "stsb/en", "sts12_16", "msrp", "rqe", "banking77", "clinc150", "emotion", "poem_sentiment")
 TASKS += ("searchsnippets_clustering", "stackoverflow_clustering", "summeval")
@@ -50,39 +49,14 @@ RUNS: dict[str, tuple[str, ...]] = {
     "FRet + all human data": (sources(None),),
     "…… in the unified format": (sources(None), "train.text_format=gecko"),
 }
-NAMES = {"dev": "held-out queries", "pair_classification": "pairs", "summarization": "summaries"}
+NAMES = {"pair_classification": "pairs", "summarization": "summaries", "types": "mean"}
 
 
 def run(label: str, seed: int) -> dict[str, Any]:
     """One model: base's and its own mean over the sets of each type, and nDCG@10 on held-out FRet queries."""
-    link = OUT / "data"  # the recipe's sources lie under data/
-    if not link.exists():
-        OUT.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(DATA)
-    values = [
-        f"teacher.spec=recorded:{SHARED / 'recorded' / 'powershell_docs'}",
-        f"seed={seed}",
-        f"evaluation.beir={json.dumps([str(DATA / name) for name in RETRIEVAL])}",
-        f"evaluation.tasks={json.dumps([str(DATA / name) for name in TASKS])}",
-        "evaluation.tasks_limit=2000",
-        "evaluation.dims=[384]",
-        "audit.action=drop",  # the sets share texts: the training split of one holds test pairs of another
-        *SAME,
-        *RUNS[label],
-    ]
-    summary, spent = train_run(DATA / "powershell_docs", OUT / "run", values, "gecko-small", OUT)
+    rows, spent = small_run(OUT, seed, RETRIEVAL, TASKS, ("evaluation.dims=[384]", *SAME, *RUNS[label]))
     trial = json.loads((OUT / "run" / "gate" / "gate.json").read_text())
-    evaluation = summary["evaluation"]
-    retrieval = [{"task_type": "retrieval", **row} for row in evaluation["results"] if row["metric"] == "ndcg_at_10"]
-    rows = [*retrieval, *evaluation["tasks"]["results"]]
-    by_type: dict[str, list[dict]] = defaultdict(list)
-    for row in main_rows({"results": rows}, 384):
-        by_type[row["task_type"]].append(row)
-    means = {
-        kind: [statistics.mean(row[side] for row in found) for side in ("base", "tuned")]
-        for kind, found in by_type.items()
-    }
-    means["mean"] = [statistics.mean(pair[side] for pair in means.values()) for side in (0, 1)]
+    means = {key.partition("@")[0]: [mean["base"], mean["tuned"]] for key, mean in type_means(rows).items()}
     return {"label": label, "seed": seed, **spent, "dev_gain": trial["scores"][-1]["dev_gain"], "types": means}
 
 
@@ -113,13 +87,12 @@ def main() -> None:
         raise SystemExit("the labelled corpora are not here; this bench needs them")
     seeds = [0] if len(sys.argv) < 2 else [int(seed) for seed in sys.argv[1].split(",")]
     record = OUT / "done.jsonl"
-    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = read_done(record)
     for seed in seeds:
         for label in RUNS:
             if all((entry["label"], entry["seed"]) != (label, seed) for entry in done):
                 done.append(run(label, seed))
-                with record.open("a") as handle:
-                    handle.write(json.dumps(done[-1]) + "\n")
+                note_done(record, done[-1])
                 print(json.dumps(done[-1]), flush=True)
     lines = [
         "# Kinds of task, the unified format, and human-labelled data, in small",
@@ -134,8 +107,7 @@ def main() -> None:
         "",
         *table(done),
     ]
-    (ROOT / "docs" / "results" / "diversity.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_page("diversity", lines)
 
 
 if __name__ == "__main__":

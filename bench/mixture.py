@@ -13,8 +13,12 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
-from quality import ROOT, SHARED, train_run
+from quality import ROOT, SHARED, note_done, read_done, train_run, write_page
+
+from gecko.evaluate.tasks import MAIN, type_means
 
 OUT = ROOT / "runs" / "bench" / "mixture"
 DATA = SHARED / "data"
@@ -26,53 +30,45 @@ TASKS += ("poem_sentiment", "searchsnippets_clustering", "stackoverflow_clusteri
 DIMS = (384, 256, 128, 64)
 
 
-def run(seed: int) -> dict:
-    """One run: what its evaluation says of every set."""
-    link = OUT / "data"  # the recipe's sources lie under data/
+def small_run(
+    out: Path, seed: int, retrieval: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()
+) -> tuple[list[dict], dict]:
+    """One run of ``gecko-small`` in ``out``: MTEB's main metric of each set and dimension, and what the run cost."""
+    link = out / "data"  # the recipe's sources lie under data/
     if not link.exists():
-        OUT.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         link.symlink_to(DATA)
     values = [
         f"teacher.spec=recorded:{SHARED / 'recorded' / 'powershell_docs'}",
         f"seed={seed}",
-        f"evaluation.beir={json.dumps([str(DATA / name) for name in RETRIEVAL])}",
-        f"evaluation.tasks={json.dumps([str(DATA / name) for name in TASKS])}",
+        f"evaluation.beir={json.dumps([str(DATA / name) for name in retrieval])}",
+        f"evaluation.tasks={json.dumps([str(DATA / name) for name in tasks])}",
         "evaluation.tasks_limit=2000",
         "audit.action=drop",  # the sets share texts: the training split of one holds test pairs of another
+        *settings,
     ]
-    summary, spent = train_run(DATA / "powershell_docs", OUT / "run", values, "gecko-small", OUT)
-    gate = json.loads((OUT / "run" / "gate" / "gate.json").read_text())
+    summary, spent = train_run(DATA / "powershell_docs", out / "run", values, "gecko-small", out)
     evaluation = summary["evaluation"]
-    retrieval = [{"task_type": "retrieval", **row} for row in evaluation["results"] if row["metric"] == "ndcg_at_10"]
-    rows = [*retrieval, *evaluation["tasks"]["results"]]
+    rows = [*({"task_type": "retrieval", **row} for row in evaluation["results"]), *evaluation["tasks"]["results"]]
+    return [row for row in rows if row["metric"] == MAIN[row["task_type"]]], spent
+
+
+def run(seed: int) -> dict:
+    """One run: what its evaluation says of every set."""
+    rows, spent = small_run(OUT, seed, RETRIEVAL, TASKS)
+    gate = json.loads((OUT / "run" / "gate" / "gate.json").read_text())
     audit = json.loads((OUT / "run" / "audit" / "audit.json").read_text())
     counts = {"rows": audit["rows"], "dropped": audit["dropped"]}
     return {"seed": seed, **spent, **counts, "alpha": gate["alpha"], "results": rows}
-
-
-def main_rows(entry: dict, dim: int) -> list[dict]:
-    """One row a set: of its metrics the first, which is the one that MTEB ranks by."""
-    first: dict[tuple[str, str], dict] = {}
-    for row in entry["results"]:
-        if row["dim"] == dim:
-            first.setdefault((row["task_type"], row["dataset"]), row)
-    return list(first.values())
 
 
 def per_type(done: list[dict], dim: int) -> list[str]:
     """A row a type and the mean over types: base, tuned, and each seed's gain."""
     gains: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for entry in done:
-        found: dict[str, list[dict]] = defaultdict(list)
-        for row in main_rows(entry, dim):
-            found[row["task_type"]].append(row)
-        means = {
-            kind: (statistics.mean(r["base"] for r in rows), statistics.mean(r["tuned"] for r in rows))
-            for kind, rows in found.items()
-        }
-        means["**mean over types**"] = tuple(map(statistics.mean, zip(*means.values(), strict=True)))
-        for kind, pair in means.items():
-            gains[kind].append(pair)
+        for key, mean in type_means([row for row in entry["results"] if row["dim"] == dim]).items():
+            kind = key.partition("@")[0]
+            gains["**mean over types**" if kind == "types" else kind].append((mean["base"], mean["tuned"]))
     lines = ["| type | base | tuned, mean | gain | by seed |", "|:--|--:|--:|--:|:--|"]
     for kind, pairs in gains.items():
         base = 100 * statistics.mean(pair[0] for pair in pairs)
@@ -86,7 +82,9 @@ def per_set(done: list[dict]) -> list[str]:
     """A row a set: base, mean of the tuned models, the first seed's interval."""
     lines = ["| type | set | trained on | metric | base | tuned, mean | gain | 95 % interval, by seed |"]
     lines.append("|:--|:--|:--|:--|--:|--:|--:|:--|")
-    tables = [{(row["task_type"], row["dataset"]): row for row in main_rows(entry, DIMS[0])} for entry in done]
+    tables = [
+        {(row["task_type"], row["dataset"]): row for row in entry["results"] if row["dim"] == DIMS[0]} for entry in done
+    ]
     for (kind, name), first in tables[0].items():
         rows = [table[kind, name] for table in tables]
         tuned = 100 * statistics.mean(row["tuned"] for row in rows)
@@ -106,12 +104,11 @@ def main() -> None:
         raise SystemExit("the labelled corpora are not here; this bench needs them")
     seeds = [0] if len(sys.argv) < 2 else [int(seed) for seed in sys.argv[1].split(",")]
     record = OUT / "done.jsonl"
-    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = read_done(record)
     for seed in seeds:
         if all(entry["seed"] != seed for entry in done):
             done.append(run(seed))
-            with record.open("a") as handle:
-                handle.write(json.dumps(done[-1]) + "\n")
+            note_done(record, done[-1])
     lines = [
         "# The full mixture, in small",
         "",
@@ -128,8 +125,7 @@ def main() -> None:
         f"{entry['rows']:,} rows, {entry['dropped']:,} more were dropped"
         for entry in done
     ]
-    (ROOT / "docs" / "results" / "full-mixture.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_page("full-mixture", lines)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,25 @@ def train_run(
     return json.loads(answer), spent
 
 
+def read_done(record: Path) -> list[dict]:
+    """The runs of a bench that are made already."""
+    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
+def note_done(record: Path, entry: dict) -> None:
+    """Keep a finished run, so that a bench that is stopped goes on after it."""
+    with record.open("a") as handle:
+        handle.write(json.dumps(entry) + "\n")
+
+
+def write_page(name: str, lines: Sequence[str]) -> None:
+    """Write a bench's results, and print them."""
+    path = ROOT / "docs" / "results" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
 def run(config: Config, seed: int, out: Path) -> dict:
     """One run of a bench; its evaluation, wall time and peak memory."""
     label, corpus, teacher, settings = config
@@ -202,15 +221,14 @@ def main() -> None:
     out = ROOT / "runs" / "bench" / name
     out.mkdir(parents=True, exist_ok=True)
     record = out / "done.jsonl"
-    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = read_done(record)
     for seed in seeds:
         for config in configs(name):
             if any((entry["label"], entry["seed"]) == (config[0], seed) for entry in done):
                 continue
             entry = run(config, seed, out)
             done.append(entry)
-            with record.open("a") as handle:
-                handle.write(json.dumps(entry) + "\n")
+            note_done(record, entry)
             print(entry["label"], seed, [round(100 * row["delta"], 1) for row in entry["results"]], flush=True)
     lines = [
         f"# {name}: nDCG@10 x 100 on human judgements",
@@ -225,10 +243,7 @@ def main() -> None:
         "",
         *costs(done),
     ]
-    path = ROOT / "docs" / "results" / f"{name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_page(name, lines)
 
 
 if __name__ == "__main__":

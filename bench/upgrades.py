@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from quality import ROOT, SHARED, train_run
+from quality import ROOT, SHARED, note_done, read_done, train_run, write_page
 
 OUT = ROOT / "runs" / "bench" / "upgrades"
 DATA = SHARED / "data"
@@ -167,7 +167,7 @@ def main() -> None:
         general_tasks()
         judged_folder("mlquestions")
     record = OUT / "done.jsonl"
-    done = rows(record) if record.exists() else []
+    done = read_done(record)
     for seed in seeds:
         for corpus in corpora:
             for label in SWITCHES:
@@ -177,10 +177,9 @@ def main() -> None:
                     continue
                 entry = run(label, corpus, seed)
                 done.append(entry)
-                with record.open("a") as handle:
-                    handle.write(json.dumps(entry) + "\n")
+                note_done(record, entry)
                 print(json.dumps(entry), flush=True)
-    done = rows(record)  # another process may make the other corpus
+    done = read_done(record)  # another process may make the other corpus
     lines = [
         "# Each switch of training alone, on dev data",
         "",
@@ -191,8 +190,7 @@ def main() -> None:
         "read.",
         *table(done),
     ]
-    (ROOT / "docs" / "results" / "upgrades.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_page("upgrades", lines)
 
 
 if __name__ == "__main__":

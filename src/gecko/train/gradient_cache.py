@@ -75,14 +75,14 @@ class Encoded:
         found: dict[int, Tensor] = {}
         with _weights_converted_once(order.device):
             for number in sorted(kept):
-                self._kept[number] = _embed(model, groups[number])
+                self._kept[number] = embed(model, groups[number])
                 found[number] = self._kept[number].detach()
         with _weights_converted_once(order.device):
             for number, group in enumerate(groups):
                 if number not in kept:
                     self._again[number] = group, _RandomState(group["input_ids"])
                     with torch.no_grad():
-                        found[number] = _embed(model, group)
+                        found[number] = embed(model, group)
         self.vectors = torch.cat([found[number] for number in range(len(groups))])[order]
 
     def backward(self, gradient: Tensor) -> None:
@@ -93,7 +93,7 @@ class Encoded:
         with _weights_converted_once(gradient.device):
             for number, (group, state) in self._again.items():
                 with torch.enable_grad(), state:
-                    embedded = _embed(self._model, group)
+                    embedded = embed(self._model, group)
                 embedded.backward(pieces[number])  # type: ignore[no-untyped-call]
 
 
@@ -110,7 +110,8 @@ def _weights_converted_once(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _embed(model: Any, texts: Features) -> Tensor:  # noqa: ANN401
+def embed(model: Any, texts: Features) -> Tensor:  # noqa: ANN401
+    """The embeddings of one group of texts, (T, d), as training computes them."""
     with PreciseAttention():
         return torch.as_tensor(model(dict(texts))["sentence_embedding"])
 

@@ -21,8 +21,8 @@ from gecko.embedder.embedder import Embedder
 from gecko.mixture.format import TextFormat, render_query
 from gecko.mixture.tasks import TASKS
 from gecko.shards import fingerprint
-from gecko.train.attention import PreciseAttention
 from gecko.train.general_texts import general_texts
+from gecko.train.gradient_cache import embed
 from gecko.train.loss_options import RehearsalOptions
 from gecko.train.processes import processes, rank
 
@@ -89,8 +89,7 @@ class Rehearsal:
         features = {
             name: value.to(model.device) if torch.is_tensor(value) else value for name, value in features.items()
         }
-        with PreciseAttention():
-            now = model(features)["sentence_embedding"].float()
+        now = embed(model, features).float()
         before = self._before[places].to(now.device)
         sizes = self._dims or (now.shape[1],)
         near = [functional.cosine_similarity(now[:, :size], before[:, :size]).mean() for size in sizes]
