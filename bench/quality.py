@@ -122,14 +122,14 @@ def run(config: Config, seed: int, out: Path) -> dict:
     }
 
 
-def steady_clusters(model: Path) -> list[dict]:
+def steady_clusters(model: Path, dims: Sequence[int] = DIMS[:2]) -> list[dict]:
     """V-measure of all texts, the mean of many k-means, with the standard error of the change from the base's."""
     tuned, base = Embedder(str(model)), Embedder(BASE)
     found = []
     for name in CLUSTERS:
         task = replace(Clustering.read(SHARED / "data" / name / "test.jsonl"), experiments=EXPERIMENTS)
         (before,), (after,) = (task.encode(each, task_word("clustering", name)) for each in (base, tuned))
-        for dim in DIMS[:2]:
+        for dim in dims:
             scores = [task.scores((cut(vectors, dim),))["v_measure"].repeats for vectors in (before, after)]
             change = scores[1] - scores[0]
             error = float(change.std(ddof=1)) / len(change) ** 0.5
