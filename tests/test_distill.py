@@ -111,6 +111,11 @@ def test_every_kind_of_endpoint_gives_fret_rows_with_their_rung(
         assert {row.rung for row in rows} == {rung}
         assert {row.teacher for row in rows} == {"openai:toy"}
         assert all(row.input_tokens > 0 for row in rows)
+        card = (tmp_path / "fret" / "_README.md").read_text()
+        assert f"came {value['queries']} queries, from these {len(rows)} rows" in card
+        assert f"{value['input_tokens']:,}" in card and endpoint.url not in card and str(tmp_path) not in card
+        assert "gecko distill --corpus passages --teacher openai:toy --out DIR" in card
+        assert "--set fret.neighbours=4" in card
         asked = len(endpoint.log)
         again = distill(passages, tmp_path / "fret", endpoint, tiny_model, "--limit", "12")
         assert (again[0], again[1]["rows"], len(endpoint.log)) == (0, len(rows), asked)

@@ -22,10 +22,10 @@ from gecko.checks import check_languages
 from gecko.cli import app
 from gecko.errors import UsageError
 from gecko.mixture.load import check_sources, load_source
-from gecko.recipe import Recipe, load_recipe
-from gecko.report.card import _limits
+from gecko.recipe import FretOptions, load_recipe
 from gecko.report.gather import read_fret
 from gecko.report.pictures import fret_part
+from gecko.report.training_part import fret_line
 from gecko.shards import read_json, read_rows, to_fret, to_passage
 from gecko.teacher.wishes import wishes
 
@@ -105,9 +105,7 @@ def test_a_mix_of_languages_makes_cross_lingual_rows_that_are_counted(
     assert "another language than expected" not in said
     found = read_fret(tmp_path / "fret")
     assert found.cross_lingual == languages["de"]
-    assert f"{languages['de']} queries find a passage in another language" in _limits(
-        Recipe().model_dump(mode="json"), found
-    )
+    assert f"{languages['de']} find a passage in another language" in fret_line(found, FretOptions().model_dump())
     assert fret_part(found, None, [])["cross_lingual"] == languages["de"]
 
 

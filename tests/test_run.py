@@ -338,9 +338,22 @@ def test_the_model_s_card_says_what_the_run_knows_and_nothing_of_the_machine(fin
     assert f"| {100 * tuned:.1f} |" in text.replace("  ", " ")
     assert json.loads((run / "gate" / "gate.json").read_text())["reason"] in text
     assert not any(str(place) in text for place in (run.parent, Path(recipe.train.student).parent))
-    written = card.stat().st_mtime_ns
-    run_recipe(recipe, run)
-    assert card.stat().st_mtime_ns == written
+    places = [card, run / "README.md"]
+    written = [place.stat().st_mtime_ns for place in places]
+    assert redone(recipe, run) == []
+    assert [place.stat().st_mtime_ns for place in places] == written
+    trained = pq.read_table(run / "mixture" / "part-00000.parquet").num_rows
+    assert f"{trained:,} rows:" in places[1].read_text()
+    assert f"Of {len(fret_rows(run)):,} FRet rows" in places[1].read_text()
+
+
+def test_the_data_card_is_of_the_rows_made_last_and_lies_in_no_stage_s_folder(finished_run):
+    recipe, run = finished_run
+    changed = recipe.model_copy(update={"fret": recipe.fret.model_copy(update={"negative": "none"})})
+    assert "Hard negatives were not chosen." not in (run / "README.md").read_text()
+    assert "fret" in redone(changed, run)
+    assert "Hard negatives were not chosen." in (run / "README.md").read_text()
+    assert sorted(path.parent.name for path in run.rglob("README.md")) == ["model", run.name]
 
 
 def test_a_recipe_that_cannot_run_leaves_the_one_before(recipe_file, tmp_path):

@@ -20,7 +20,8 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
     Args:
         passages: Directory of passages, as ``gecko corpus`` or a run makes it.
         recipe: Its ``teacher``, ``fret`` and ``seed`` count, and ``prefinetune`` where that makes the miner.
-        out: Gets the FRet rows; what leads to them is kept in ``.work`` in it, so that a call is never made twice.
+        out: Gets the FRet rows and their card; what leads to them is kept in ``.work`` in it, so that a call is
+            never made twice.
         tell: Receives one line a step.
 
     Returns:
@@ -41,6 +42,9 @@ def distill(passages: Path, recipe: Recipe, out: Path, *, tell: Callable[[str], 
         steps = [stage for stage in stages_for(recipe, "fret") if stage.name != "passages"]
         results = {stage.name: run_stage(stage, context, tell) for stage in steps}
         spent = context.ledger.stats()
+        from gecko.report.dataset_card import write_distilled_card
+
+        write_distilled_card(out, passages, recipe.model_dump(mode="json"))
     return {
         "out": str(out),
         "queries": results["queries"].rows,

@@ -84,11 +84,11 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         summary.report = str(out / "report.html")
         summary.usd = context.ledger.stats()["usd"]
         write_json(out / "summary.json", summary.to_json())
-        from gecko.report.card import write_card
+        from gecko.report.card import write_cards
         from gecko.report.report import write_report
 
         write_report(out, out / "report.html")
-        write_card(out)
+        write_cards(out)
     return summary
 
 

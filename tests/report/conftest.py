@@ -1,6 +1,7 @@
 """A run directory like the pipeline leaves behind, with hostile text in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,9 @@ def write_run(run: Path, *, passages: int = 900, rows: int = 600) -> Path:
 @pytest.fixture
 def run_directory(tmp_path: Path) -> Path:
     return write_run(tmp_path / "stdlib-run")
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """Writes such a run into a folder."""
+    return write_run

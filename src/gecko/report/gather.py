@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class FretFacts:
     tasks: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     origins: Counter[str] = field(default_factory=Counter)
+    made: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)  # teacher, ranker, rung, prompt version
+    input_tokens: int = 0
+    output_tokens: int = 0
+    notes: Counter[str] = field(default_factory=Counter)  # what is wrong with a ranking, where something is
     query_words: Counter[int] = field(default_factory=Counter)
     ranks: dict[str, np.ndarray] = field(
         default_factory=lambda: {who: np.zeros(LAST_RANK, np.int64) for who in ("seed", "positive", "negative")}
@@ -58,6 +62,16 @@ class PassageFacts:
     words: Counter[int] = field(default_factory=Counter)
     shown: dict[str, tuple[str, str]] = field(default_factory=dict)
     overlap: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class SourceFacts:
+    """What the unified rows of one source say; ``negatives`` and ``symmetric`` are sums over the rows."""
+
+    rows: int = 0
+    negatives: int = 0
+    symmetric: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,6 +139,12 @@ def read_fret(folder: Path) -> FretFacts:
         _count(facts.languages, batch["lang"])
         origins = zip(*(batch[name].to_pylist() for name in ("teacher", "rung", "prompt_version")), strict=True)
         facts.origins.update(" · ".join(filter(None, columns)) for columns in origins)
+        made = ("teacher", "ranker", "rung", "prompt_version")
+        facts.made.update(zip(*(_texts(batch, name) for name in made), strict=True))
+        facts.input_tokens += pc.sum(batch["input_tokens"]).as_py() or 0
+        facts.output_tokens += pc.sum(batch["output_tokens"]).as_py() or 0
+        facts.notes.update(filter(None, _texts(batch, "note")))
+        _prune(facts.notes)
         _count(facts.query_words, pc.count_substring_regex(batch["query"], LATIN_WORD))
         _count_ranks(facts.ranks, batch)
         # Row ids are content hashes, so the smallest ones are an even draw whatever the order of the shards.
@@ -178,10 +198,35 @@ def read_passages(folder: Path, examples: list[dict[str, Any]], sample: list[dic
     return facts
 
 
+def read_mixture(folder: Path) -> dict[str, SourceFacts]:
+    """Count the unified rows of each source of a mixture in one pass, in the order they come.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    found: dict[str, SourceFacts] = {}
+    for batch in _batches(folder, ["source", "task", "negatives", "symmetric"]):
+        lengths = pc.list_value_length(batch["negatives"]).to_pylist()
+        columns = (batch["source"].to_pylist(), batch["task"].to_pylist(), lengths, batch["symmetric"].to_pylist())
+        for source, task, negatives, symmetric in zip(*columns, strict=True):
+            facts = found.setdefault(source, SourceFacts())
+            facts.rows += 1
+            facts.negatives += negatives
+            facts.symmetric += symmetric
+            facts.tasks[task] += 1
+            _prune(facts.tasks)
+    return found
+
+
 def read_quarantine(run: Path) -> Counter[tuple[str, str]]:
     """Count what every stage set aside, by (stage, reason)."""
+    return count_quarantine(sorted(run.glob("*/quarantine.parquet")))
+
+
+def count_quarantine(paths: Iterable[Path]) -> Counter[tuple[str, str]]:
+    """Count what is in files of rows set aside, by (stage, reason); one that is not there holds nothing."""
     counts: Counter[tuple[str, str]] = Counter()
-    for path in sorted(run.glob("*/quarantine.parquet")):
+    for path in filter(Path.is_file, paths):
         for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["stage", "reason"]):
             counts.update(zip(batch["stage"].to_pylist(), batch["reason"].to_pylist(), strict=True))
             _prune(counts)
@@ -195,6 +240,13 @@ def _batches(folder: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch
         raise FileNotFoundError(folder)
     for shard in shards:
         yield from pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=columns)
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> list[str]:
+    """A column of texts; empty ones where rows of an older version do not have it."""
+    if name not in batch.schema.names:
+        return [""] * batch.num_rows
+    return [text or "" for text in batch[name].to_pylist()]
 
 
 def _count(counter: Counter[Any], values: pa.Array) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gecko.auditing import summary_line
+from gecko.report.markdown import safe
 
 _EXAMPLES = 3
 _SHOWN = 200  # characters of a text
+_SHOWN_IN_CARD = 80  # cards are published: no text of an evaluation set is to be read whole there
 _NOTE = (
     "A row that shares a text with a document, and asks no question of the set, is no leak: one tunes on what one "
     "searches."
@@ -34,12 +36,15 @@ def leakage_part(value: dict[str, Any]) -> dict[str, Any]:
 def leakage_lines(value: dict[str, Any]) -> list[str]:
     """Write the card's lines, in Markdown."""
     lines = [_done(value), ""]
-    lines += [f"- {_safe(one['set'])}: {_of_set(one)}" for one in value["sets"]]
+    met = [one for one in value["sets"] if one["leaks"]["rows"] or one["overlaps"]["rows"]]
+    lines += [f"- {safe(one['set'])}: {_of_set(one)}" for one in met]
+    if clean := [safe(one["set"]) for one in value["sets"] if one not in met]:
+        lines.append(f"- no row shares a text with {', '.join(clean)}")
     if examples := [one for one in _shown(value) if one["leak"]]:
         lines += ["", "Examples, training text first:", ""]
-        for one in map(_cut, examples):
-            said = f"“{_safe(one['row_text'])}” – “{_safe(one['evaluation_text'])}”"
-            lines.append(f"- {_safe(one['set'])} {_safe(one['evaluation_id'])}, {_KINDS[one['match']]}: {said}")
+        for one in (_cut(example, _SHOWN_IN_CARD) for example in examples):
+            said = f"“{safe(one['row_text'])}” – “{safe(one['evaluation_text'])}”"
+            lines.append(f"- {safe(one['set'])} {safe(one['evaluation_id'])}, {_KINDS[one['match']]}: {said}")
     return [*lines, "", " ".join([_NOTE, *_notes(value)])]
 
 
@@ -85,15 +90,10 @@ def _shown(value: dict[str, Any]) -> list[dict[str, Any]]:
     return (leaks or value["examples"])[:_EXAMPLES]
 
 
-def _cut(one: dict[str, Any]) -> dict[str, Any]:
+def _cut(one: dict[str, Any], most: int = _SHOWN) -> dict[str, Any]:
     """An example with its texts on one line, cut."""
     texts = {name: " ".join(one[name].split()) for name in ("row_text", "evaluation_text")}
-    return one | {name: text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…" for name, text in texts.items()}
-
-
-def _safe(text: str) -> str:
-    """A text that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
+    return one | {name: text if len(text) <= most else f"{text[:most]}…" for name, text in texts.items()}
 
 
 def _notes(value: dict[str, Any]) -> list[str]:
