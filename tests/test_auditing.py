@@ -128,7 +128,7 @@ def test_a_run_says_what_leaks_and_drops_it_on_request(settings: list[str], tmp_
     for text in (page, card):
         assert f"{leaking} were dropped before training." in text and "faq" in text
         assert "1 of 2 questions" in text and trained[0] in text.replace("\\", "")
-    assert '<table class="every" id="leakage">' in page
+    assert '<table class="every sortable" id="leakage">' in page
 
 
 def test_pairs_of_pre_finetuning_are_training_rows_too(settings: list[str], tmp_path: Path) -> None:

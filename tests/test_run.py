@@ -120,7 +120,10 @@ def test_a_run_ends_with_a_model_a_report_and_rows_that_add_up(whole):
     )
     assert lines[-1].endswith(verdict["reason"])
     assert (run / "model" / "modules.json").exists()
-    assert "<html" in (run / "report.html").read_text()
+    drawn = json.loads((run / "map.json").read_text())["points"]
+    assert bool(drawn) == (verdict["chosen"] != "base")
+    assert ("Map, before and after" in (run / "report.html").read_text()) == bool(drawn)
+    assert json.loads((run / "evaluation" / "queries.json").read_text()) == {}  # its recipe names no test set
     queries = next(stage for stage in summary.stages if stage.name == "queries").rows
     quarantine = run / "fret" / "quarantine.parquet"
     aside = pq.read_table(quarantine).num_rows if quarantine.exists() else 0
@@ -157,6 +160,21 @@ def test_run_again_does_nothing_and_a_change_redoes_only_what_depends_on_it(whol
     assert [stage.name for stage in changed.stages if not stage.skipped] == ["train", "gate", "evaluation"]
 
 
+def test_a_map_that_cannot_be_drawn_is_told_and_costs_the_run_nothing(whole, tmp_path, monkeypatch):
+    def fail(run):
+        raise RuntimeError("no\nluck")
+
+    run, lines = copied(whole.out, tmp_path), []
+    (run / "map.json").unlink()
+    (run / "report.html").unlink()
+    monkeypatch.setattr("gecko.report.embedding_map.write_map", fail)
+    summary = run_recipe(load_recipe(whole.recipe_file), run, tell=lines.append)
+    assert all(stage.skipped for stage in summary.stages)
+    assert lines[-1] == "map        not drawn, the report has none: RuntimeError: no luck"
+    page = (run / "report.html").read_text()
+    assert "map.json: not in this run" in page and "Map, before and after" not in page
+
+
 def finish(folder: Path, tiny_model: str):
     """A recipe whose student is a copy of its own and which is evaluated, after its run in the same folder."""
     recipe_file = write_recipe(folder, tiny_model)
@@ -183,6 +201,8 @@ def finished(tmp_path_factory, tiny_model):
 def finished_run(finished, tmp_path):
     """A finished run's recipe, and a copy of it to be changed."""
     recipe, run = finished
+    (row,) = json.loads((run / "evaluation" / "queries.json").read_text())["test"]
+    assert row["query"] == "engine number 3" and row["judged"][0]["title"].endswith("part 3")
     return recipe, copied(run, tmp_path)
 
 

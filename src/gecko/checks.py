@@ -28,7 +28,7 @@ State = list[FileState]
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what families of models call it
 
 # What a run writes into its folder.
-_FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html")
+_FILES = ("recipe.yaml", MARKS, "evaluation.json", "summary.json", "report.html", "map.json")
 _FOLDERS = (
     "model",
     "train",

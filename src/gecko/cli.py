@@ -377,11 +377,17 @@ def search(
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     out: Annotated[Path | None, _out("HTML file; default: report.html in the run.", "FILE")] = None,
+    draw_map: Annotated[
+        bool, typer.Option("--map", help="First draw the map of texts before and after, if the run has none.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report: one HTML file that needs nothing else."""
+    from gecko.report.embedding_map import write_map
     from gecko.report.report import write_report
 
+    if draw_map:
+        write_map(run)
     path = write_report(run, out or run / "report.html")
     _answer(as_json, {"report": str(path)}, f"report  {path}")
 

@@ -87,6 +87,7 @@ def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logge
         from gecko.report.card import write_cards
         from gecko.report.report import write_report
 
+        _draw_map(out, tell)
         write_report(out, out / "report.html")
         write_cards(out)
     return summary
@@ -125,6 +126,17 @@ def opened_run(
             (out / "summary.json").unlink(missing_ok=True)
         write_json(out / MARKS, marks)
         yield context
+
+
+def _draw_map(out: Path, tell: Callable[[str], None]) -> None:
+    """Draw the report's map; whatever goes wrong is told in a line, since a picture must not cost a finished run."""
+    from gecko.report.embedding_map import write_map
+
+    try:
+        write_map(out)
+    except Exception as error:  # of a model, the disk or scikit-learn
+        said = " ".join(str(error).split())[:300]
+        tell(f"map        not drawn, the report has none: {type(error).__name__}: {said}")
 
 
 def _shipped(verdict: dict[str, Any]) -> str:

@@ -249,6 +249,7 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
 
     options = context.recipe.evaluation
     report: dict[str, Any] = {}
+    every: dict[str, list[dict[str, Any]]] = {}
     if options.beir or options.tasks:
         tuned, base = Embedder(str(context.model_path())), Embedder(context.recipe.base)
         report = {"model": tuned.path, "base": base.path, "results": [], "mean": {}, "queries": {}}
@@ -262,7 +263,9 @@ def _evaluation(context: RunContext, folder: Path) -> dict[str, Any]:
             [Path(path) for path in options.beir],
             dims=options.dims,
             split=options.split,
+            keep=every.__setitem__,
         )
+    write_json(folder / "queries.json", every)
     if options.tasks:
         sets = open_sets([Path(path) for path in options.tasks], TaskOptions(limit=options.tasks_limit))
         report["tasks"] = evaluate_tasks(tuned, base, sets, dims=options.dims)

@@ -123,6 +123,30 @@ def test_report_has_the_binding_shape(tmp_path):
     assert "| mean" in table and "| two/en" in table
 
 
+def test_every_query_is_kept_with_its_judged_documents_and_ranks(tmp_path):
+    folder = write_set(tmp_path / "s", extra_qrels="q0\td1\t3\nq0\td2\t0\n")
+    base, tuned = FakeEmbedder("base", blind=("copper",)), FakeEmbedder("tuned", blind=("bread",))
+    kept = {}
+    report = evaluate_models(tuned, base, [folder], dims=[8, 16], keep=kept.__setitem__)
+    rows = json.loads(json.dumps(kept["s"]))
+    assert [row["query_id"] for row in rows] == [f"q{i}" for i in range(8)]
+    row = report["results"][0]
+    for side in ("base", "tuned"):
+        assert np.mean([query[side] for query in rows]) == pytest.approx(row[side])
+    copper, bread = rows[0], rows[4]
+    assert copper["judged_count"] == 2 and [one["grade"] for one in copper["judged"]] == [3, 1]  # grade 0 is no hit
+    assert copper["judged"][1]["text"] == "all about copper"
+    assert (copper["judged"][1]["base_rank"], copper["judged"][1]["tuned_rank"]) == (8, 1)
+    assert copper["first_rank"] == {"base": copper["judged"][0]["base_rank"], "tuned": 1}
+    assert (bread["judged"][0]["base_rank"], bread["judged"][0]["tuned_rank"]) == (1, 8)
+    assert (
+        bread["first"]["base"][0] == {"text": "all about bread", "judged": True} and len(bread["first"]["tuned"]) == 3
+    )
+    assert not bread["first"]["tuned"][0]["judged"]
+    evaluate_models(tuned, None, [folder], keep=kept.__setitem__)
+    assert kept["s"][0]["base"] is None and kept["s"][0]["first_rank"] == {"base": None, "tuned": 1}
+
+
 def test_without_base_there_is_no_comparison(tmp_path):
     report = evaluate_models(FakeEmbedder("m"), None, [write_set(tmp_path / "s")])
     assert report["base"] is None

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gecko.records import FRET, PASSAGES, QUARANTINE
+from gecko.report.embedding_map import FILE, map_mark
+from gecko.teacher.ledger import FILE_NAME, Call, Ledger
 
 HOSTILE = "<script>alert('pwned')</script> {{ 7 * 7 }} {0}"
 TASKS = ["find the function that does this", "answer a question on the library", "locate the class described", HOSTILE]
@@ -100,6 +102,33 @@ def evaluation() -> dict:
     }
 
 
+def every_query() -> dict:
+    """What the evaluation keeps of each query: 60 of one set, a third won, a sixth lost."""
+    rows = []
+    for i in range(60):
+        base = 0.5 + 0.005 * i
+        tuned = base + (0.1 + 0.005 * i if i % 3 == 0 else -0.2 if i % 6 == 1 else 0)
+        judged = [
+            {"title": MODULES[i % 6], "text": HOSTILE if i == 3 else f"judged text {i}", "grade": 2}
+            | {"base_rank": 7, "tuned_rank": None}
+        ]
+        first = {side: [{"text": f"{side} first {i}", "judged": side == "tuned"}] for side in ("base", "tuned")}
+        query = HOSTILE if i == 0 else f"query number {i} on {MODULES[i % 6]}"
+        row = {"query_id": str(i), "query": query, "base": base, "tuned": tuned, "judged": judged, "judged_count": 9}
+        rows.append(row | {"first": first, "first_rank": {"base": 7, "tuned": None if i == 5 else 1}})
+    return {"stdlib-questions": rows}
+
+
+def map_points() -> list[dict]:
+    rng = np.random.default_rng(1)
+    texts = [HOSTILE, *(f"passage text {i}" for i in range(1, 30)), *(f"query text {i}" for i in range(10))]
+    return [
+        {"text": text, "query": i >= 30, "positive": i - 30 if i >= 30 else None}
+        | {side: rng.random(2).round(4).tolist() for side in ("before", "after")}
+        for i, text in enumerate(texts)
+    ]
+
+
 def write_run(run: Path, *, passages: int = 900, rows: int = 600) -> Path:
     rng = np.random.default_rng(0)
     for stage in ("passages", "fret", "train", "gate"):
@@ -107,8 +136,8 @@ def write_run(run: Path, *, passages: int = 900, rows: int = 600) -> Path:
     (run / "recipe.yaml").write_text("teacher:\n  spec: recorded:examples/stdlib\n")
     found = passage_rows(rng, passages)
     for shard, part in enumerate((found[: passages // 2], found[passages // 2 :])):
-        pq.write_table(pa.Table.from_pylist(part, PASSAGES), run / "passages" / f"{shard:05d}.parquet")
-    pq.write_table(pa.Table.from_pylist(fret_rows(rng, rows, passages), FRET), run / "fret" / "00000.parquet")
+        pq.write_table(pa.Table.from_pylist(part, PASSAGES), run / "passages" / f"part-{shard:05d}.parquet")
+    pq.write_table(pa.Table.from_pylist(fret_rows(rng, rows, passages), FRET), run / "fret" / "part-00000.parquet")
     bad = [{"stage": "fret", "item_id": str(i), "reason": "reply is not JSON", "raw": "secret raw"} for i in range(7)]
     bad += [{"stage": "fret", "item_id": "x", "reason": f"no task in reply {HOSTILE}", "raw": ""}]
     pq.write_table(pa.Table.from_pylist(bad, QUARANTINE), run / "fret" / "quarantine.parquet")
@@ -129,6 +158,13 @@ def write_run(run: Path, *, passages: int = 900, rows: int = 600) -> Path:
     gate = {"chosen": "interpolated", "alpha": 0.75, "reason": "best dev score that keeps the probe", "scores": scores}
     (run / "gate" / "gate.json").write_text(json.dumps(gate | {"dev_queries": 240}))
     (run / "evaluation.json").write_text(json.dumps(evaluation()))
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "queries.json").write_text(json.dumps(every_query()))
+    near = {"before": 0.4, "after": 0.7}
+    (run / FILE).write_text(json.dumps({"mark": map_mark(run), "points": map_points(), "nearest": near}))
+    with Ledger(run / FILE_NAME) as ledger:
+        ledger.put_many([Call("k1", "query", {"model": HOSTILE}, {"text": "x"}, 1200, 34, 0.42, 1.5)])
+        ledger.put_many([Call("k2", "query", {"model": HOSTILE}, {}, 0, 0, 0.0, 1.5, "no answer")])
     stages = [
         ("passages", 900, 12.1),
         ("fret", 600, 96.0),
@@ -150,3 +186,9 @@ def run_directory(tmp_path: Path) -> Path:
 def make_run() -> Callable[..., Path]:
     """Writes such a run into a folder."""
     return write_run
+
+
+@pytest.fixture(scope="module")
+def module_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for tests that change nothing."""
+    return write_run(tmp_path_factory.mktemp("run") / "stdlib-run")

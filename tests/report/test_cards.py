@@ -120,6 +120,8 @@ def whole(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     write(run / "model" / "config_sentence_transformers.json", config())
     write(run / "model" / "sentence_bert_config.json", {"max_seq_length": 222})
     write(run / "model" / "1_Pooling" / "config.json", {"word_embedding_dimension": 384})
+    for part in run.glob("ledger.sqlite*"):
+        part.unlink()
     with Ledger(run / "ledger.sqlite") as ledger:
         for i in range(3):
             ledger.put(f"w{i}", "write", {"model": str(tmp_path / "llm.gguf")}, {}, 100, 7, 0.25)

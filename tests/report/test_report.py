@@ -62,8 +62,16 @@ def test_full_report_is_self_contained_and_escapes(run_directory, tmp_path):
     assert links == ["data:,"] and "http" not in page and "@import" not in page and "url(" not in page
     assert out.stat().st_size < 3_000_000
     assert "Better than the base" in page and "Not shown" not in page
-    assert page.count("<details") == gather.EXAMPLES + 1
-    for words in ("recorded:stdlib", "reply is not JSON", "0.42 US dollars", "95 % interval", "temporary folder"):
+    assert page.count("<details") == gather.EXAMPLES + 1 + 60  # examples, the recipe, the queries
+    for words in (
+        "recorded:stdlib",
+        "reply is not JSON",
+        "0.42 US dollars",
+        "95 % interval",
+        "query number 7",
+        "passage text 3",
+        "1,200",
+    ):
         assert words in page
     assert "secret raw" not in page  # raw replies stay in the quarantine
     assert "nan" not in re.findall(r'(?:x|y|width|height)\d?="([^"]*)"', page)
@@ -120,10 +128,10 @@ def test_empty_run_and_broken_parts(run_directory, tmp_path):
     (tmp_path / "empty" / "gate").mkdir()
     page = write_report(tmp_path / "empty", tmp_path / "empty").read_text()
     assert (tmp_path / "empty" / "report.html").exists()
-    assert "Not measured" in page and page.count("not in this run") == 7
+    assert "Not measured" in page and page.count("not in this run") == 9
     (run_directory / "evaluation.json").write_text("{")
     (run_directory / "gate" / "gate.json").write_text('{"scores": [{"alpha": "x"}, {"alpha": 1}]}')
-    (run_directory / "fret" / "00000.parquet").write_bytes(b"PAR1")
+    (run_directory / "fret" / "part-00000.parquet").write_bytes(b"PAR1")
     page = write_report(run_directory, tmp_path / "r.html").read_text()
     parsed(page)
     assert page.count("cannot be read") == 3
@@ -163,17 +171,34 @@ def test_sample_is_bounded_and_independent_of_order(run_directory, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("row", "word"),
+    ("row", "word", "gain"),
     [
-        (result(0.05, 0.02, 0.08), "Better than the base"),
-        (result(0.01, -0.02, 0.04), "No clear difference"),
-        (result(-0.05, -0.08, -0.02), "Worse than the base"),
+        (result(0.05, 0.02, 0.08), "Better than the base", "+5.0 points"),
+        (result(0.01, -0.02, 0.04), "No clear difference", None),
+        (result(-0.05, -0.08, -0.02), "Worse than the base", "-5.0 points"),
     ],
 )
-def test_verdict_claims_only_what_the_interval_shows(row, word):
+def test_verdict_claims_only_what_the_interval_shows(row, word, gain):
     small = result(0.2, 0.1, 0.3, dim=64)  # the largest dimension decides
     found = verdict({"results": [small, row]}, {"chosen": "tuned"})
-    assert found["word"] == word and "100 queries, 384 dimensions" in found["line"]
+    assert found["word"] == word and found.get("gain") == gain and "100 queries, 384 dimensions" in found["line"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "row", "heading"),
+    [
+        ("tuned", result(0.05, 0.02, 0.08), '<h1 class="better">Better than the base: +5.0 points</h1>'),
+        ("tuned", result(0.01, -0.02, 0.04), '<h1 class="same">No clear difference</h1>'),
+        ("tuned", result(-0.05, -0.08, -0.02), '<h1 class="worse">Worse than the base: -5.0 points</h1>'),
+        ("base", result(0, 0, 0), '<h1 class="same">The gate kept the base</h1>'),
+    ],
+)
+def test_page_says_first_what_came_of_the_run(run_directory, tmp_path, chosen, row, heading):
+    report = {"model": "m", "base": "b", "results": [row], "mean": {}, "queries": {}}
+    (run_directory / "evaluation.json").write_text(json.dumps(report))
+    gate = json.loads((run_directory / "gate" / "gate.json").read_text())
+    (run_directory / "gate" / "gate.json").write_text(json.dumps(gate | {"chosen": chosen}))
+    assert heading in write_report(run_directory, tmp_path / "r.html").read_text()
 
 
 def test_verdict_of_gate_of_several_sets_and_of_nothing():
@@ -211,6 +236,14 @@ def test_general_tasks_are_listed_with_what_was_lost(run_directory, tmp_path):
         assert '<td class="num loss">-10.0</td><td class="num">-12.0 to -8.0</td>' in table
         assert '<td class="num ">+10.0</td>' in table  # without an interval nothing is claimed
         assert "1 of 2 figures fell" in page and "a sample of 5 of 9" in page and "skipped y" in page
+    tasks["results"] = [*rows, rows[0] | {"dim": 128, "tuned": 0.7, "delta": -0.2}]
+    tasks["mean"] = means | {"types@128": {"base": 0.6, "tuned": 0.5, "delta": -0.1}}
+    (run_directory / "evaluation.json").write_text(json.dumps(report | {"tasks": tasks}))
+    page = write_report(run_directory, tmp_path / "r.html").read_text()
+    wide, narrow = (
+        page.partition(f'id="{name}"')[2].partition("</table>")[0] for name in ("general", "general-narrow")
+    )
+    assert wide.count("<tr>") == 1 + 2 + 1 and narrow.count("<tr>") == 1 + 1 + 1 and "-20.0" in narrow
     tasks["results"] = rows[1:]
     (run_directory / "evaluation.json").write_text(json.dumps(report | {"tasks": tasks}))
     assert "No figure fell" in write_report(run_directory, tmp_path / "r.html").read_text()
@@ -218,8 +251,26 @@ def test_general_tasks_are_listed_with_what_was_lost(run_directory, tmp_path):
     assert "general tasks: cannot be read" in write_report(run_directory, tmp_path / "r.html").read_text()
 
 
+def test_sets_without_a_trace_in_the_rows_are_told_in_a_line(run_directory, tmp_path):
+    none = {"rows": 0, "texts": 0, "kinds": {}}
+    clean = {"set": "clean", "questions": 5, "documents": 3, "leaks": none, "overlaps": {"rows": 0}}
+    sets = [clean, clean | {"set": "shared", "overlaps": {"rows": 4}}]
+    found = {"rows": 10, "leaked": 0, "dropped": 0, "action": "warn", "sets": sets}
+    (run_directory / "audit").mkdir()
+    for several, shown in ((sets, 1), ([clean], 0)):
+        value = found | {"sets": several, "examples": [], "skipped": [], "common_ngrams": 0}
+        (run_directory / "audit" / "audit.json").write_text(json.dumps(value))
+        page = write_report(run_directory, tmp_path / "r.html").read_text()
+        assert "Nothing of clean (5 questions) is in the training rows." in page and "Not shown" not in page
+        assert page.count('id="leakage"') == shown and page.count("<td>shared</td>") == shown
+
+
 def test_report_without_base(run_directory, tmp_path):
     report = json.loads((run_directory / "evaluation.json").read_text()) | {"base": None, "queries": {}}
+    every = json.loads((run_directory / "evaluation" / "queries.json").read_text())
+    for query in every["stdlib-questions"]:
+        query |= {"base": None, "first": {"tuned": []}, "first_rank": {"base": None, "tuned": 2}}
+    (run_directory / "evaluation" / "queries.json").write_text(json.dumps(every))
     for row in report["results"]:
         row |= dict.fromkeys(("base", "delta", "ci95", "hybrid_base", "wins", "losses", "ties"))
     (run_directory / "evaluation.json").write_text(json.dumps(report))

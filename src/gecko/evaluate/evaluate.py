@@ -13,6 +13,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import BeirSet, load_beir
 from gecko.evaluate.bm25 import Bm25
 from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
+from gecko.evaluate.per_query import every_query, headline
 from gecko.evaluate.retrieval import cut, ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ METRICS: dict[str, Callable[..., np.ndarray]] = {
 }
 SYSTEMS = ("base", "tuned", "bm25", "hybrid_base", "hybrid_tuned")
 SHOWN_QUERIES = 20
+Keep = Callable[[str, list[dict[str, Any]]], None]
 
 
 class Embedder(Protocol):
@@ -53,6 +55,7 @@ def evaluate_models(
     dims: Sequence[int] | None = None,
     split: str = "test",
     depth: int = 100,
+    keep: Keep | None = None,
 ) -> dict[str, Any]:
     """Compare a tuned model with its base on BEIR folders, at each Matryoshka dimension.
 
@@ -65,6 +68,7 @@ def evaluate_models(
         dims: Dimensions to score; the model's own if None. A narrower base is scored at its full width there.
         split: Which judgements.
         depth: Documents ranked a query (at least 100, for recall at 100).
+        keep: Is given each set's name and all its queries (``every_query``), scored by nDCG@10 at the widest dimension.
 
     Returns:
         ``{"model", "base", "results": [...], "mean": {...}, "queries": {...}}``, JSON-ready; every metric is a
@@ -80,7 +84,7 @@ def evaluate_models(
     depth = max(depth, 100)
     report: dict[str, Any] = {"model": model.path, "base": base.path if base else None, "results": [], "queries": {}}
     for name, data in named_sets(folders, split):
-        results, shown = evaluate_set(name, data, model, base, widths, depth)
+        results, shown = evaluate_set(name, data, model, base, widths, depth, keep=keep)
         report["results"] += results
         report["queries"][name] = shown
     report["mean"] = _means(report["results"])
@@ -123,10 +127,12 @@ def evaluate_set(
     widths: list[int],
     depth: int = 100,
     task: str | None = None,
+    keep: Keep | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Score one dataset: (a result for each dimension and metric, the queries most won and lost).
 
     ``task`` is put before the queries of a model with gecko's format; its default word if None.
+    ``keep`` is given all queries (see ``evaluate_models``).
     """
     position = {doc_id: index for index, doc_id in enumerate(data.doc_ids)}
     judged = [{position[doc]: grade for doc, grade in grades.items()} for grades in data.qrels.values()]
@@ -145,6 +151,8 @@ def evaluate_set(
             results.append(_result(name, metric, width, scores))
             if base and metric == "ndcg_at_10" and width == widths[0]:
                 shown = won_and_lost(data, scores, rankings)
+            if keep and metric == "ndcg_at_10" and width == widths[0]:
+                keep(name, every_query(data, scores, rankings))
     return results, shown
 
 
@@ -199,9 +207,9 @@ def won_and_lost(
             "base": float(scores["base"][row]),
             "tuned": float(scores["tuned"][row]),
             "delta": float(delta[row]),
-            "base_top": _headline(data, int(rankings["base"][row, 0])),
-            "tuned_top": _headline(data, int(rankings["tuned"][row, 0])),
-            "relevant": _headline(data, data.doc_ids.index(best)),
+            "base_top": headline(data, int(rankings["base"][row, 0])),
+            "tuned_top": headline(data, int(rankings["tuned"][row, 0])),
+            "relevant": headline(data, data.doc_ids.index(best)),
         }
 
     order = np.argsort(-delta, kind="stable")
@@ -209,13 +217,6 @@ def won_and_lost(
         "won": [entry(int(row)) for row in order[:SHOWN_QUERIES] if delta[row] > 1e-9],
         "lost": [entry(int(row)) for row in order[::-1][:SHOWN_QUERIES] if delta[row] < -1e-9],
     }
-
-
-def _headline(data: BeirSet, row: int) -> str:
-    """Name a document for a reader: its title, else how its text begins; empty where none was found."""
-    if row < 0:
-        return ""
-    return data.titles[row].strip() or " ".join(data.texts[row][:400].split())[:100]
 
 
 def _means(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

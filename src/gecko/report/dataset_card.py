@@ -19,7 +19,7 @@ from gecko.report.gather import count_quarantine, read_fret, read_passages
 from gecko.report.markdown import as_yaml, details, front_matter, safe, set_aside, shareable, short
 from gecko.report.mixture_part import mixture_parts
 from gecko.report.own import write_own_card
-from gecko.report.run_facts import RunFacts, read_calls
+from gecko.report.run_facts import RunFacts, calls_in
 from gecko.report.training_part import STAGES, hub_sets, languages_of
 from gecko.shards import read_json
 from gecko.teacher.ledger import FILE_NAME
@@ -124,7 +124,7 @@ def _distilled_card(folder: Path, passages: Path, recipe: dict[str, Any]) -> str
             "\n\n".join(
                 [
                     "## Columns",
-                    *fret_parts([source], fret, corpus, queries, read_calls(work / FILE_NAME), recipe["fret"]),
+                    *fret_parts([source], fret, corpus, queries, calls_in(work / FILE_NAME), recipe["fret"]),
                 ]
             ),
             f"## Set aside\n\n{set_aside(aside, STAGES)}",

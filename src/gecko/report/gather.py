@@ -233,6 +233,26 @@ def count_quarantine(paths: Iterable[Path]) -> Counter[tuple[str, str]]:
     return counts
 
 
+def read_aside(run: Path) -> dict[str, int]:
+    """Count what every stage set aside, by the stage's folder."""
+    return {path.parent.name: pq.read_metadata(path).num_rows for path in run.glob("*/quarantine.parquet")}
+
+
+def read_calls(ledger: Path) -> list[dict[str, Any]]:
+    """Total a ledger's calls, by their kind and model.
+
+    Raises:
+        FileNotFoundError: There is no ledger.
+        GeckoError: It cannot be opened.
+    """
+    from gecko.teacher.ledger import Ledger
+
+    if not ledger.is_file():
+        raise FileNotFoundError(ledger)
+    with Ledger(ledger) as opened:
+        return opened.totals()
+
+
 def _batches(folder: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a stage's shards, a few thousand at a time."""
     shards = sorted(path for path in folder.glob("*.parquet") if path.name != "quarantine.parquet")

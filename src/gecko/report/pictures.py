@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from gecko.evaluate.table import task_notes
 from gecko.evaluate.tasks import MAIN
+from gecko.mixture.tasks import task_kind
 from gecko.report import svg
 from gecko.report.gather import LAST_RANK, FretFacts, PassageFacts
 
@@ -18,11 +19,11 @@ BINS = 24
 SHOWN_TASKS = 12
 SHOWN_REASONS = 12
 SHOWN_CANDIDATES = 21
-SHOWN_QUERIES = 20
+_NAMES = {"cosine_spearman": "Spearman", "max_ap": "AP", "v_measure": "V-measure", "ndcg_at_10": "nDCG@10", "f1": "F1"}
 
 
 def evaluation_part(report: dict[str, Any]) -> dict[str, Any]:
-    """Draw before/after bars and list every figure and the queries won and lost."""
+    """Draw before/after bars and list every figure."""
     rows = [row for row in report["results"] if row["metric"] == "ndcg_at_10"]
     bars = []
     for row in rows:
@@ -33,16 +34,9 @@ def evaluation_part(report: dict[str, Any]) -> dict[str, Any]:
             note = f"{100 * row['base']:.1f} → {100 * row['tuned']:.1f}  ({100 * row['delta']:+.1f})"
         label = f"{row['dataset']} · {row['dim']} dim"
         bars.append(svg.Bar(label, row.get("base"), row["tuned"], interval, note, row.get("bm25")))
-    changed = [
-        {"dataset": name, "outcome": outcome, **entry}
-        for name, sides in (report.get("queries") or {}).items()
-        for outcome in ("won", "lost")
-        for entry in sides.get(outcome, [])[:SHOWN_QUERIES]
-    ]
     return {
         "bars": svg.before_after(bars, "nDCG@10 before and after, by test set and dimension"),
         "rows": report["results"],
-        "changed": sorted(changed, key=lambda entry: -abs(entry["delta"])),
         "has_base": report.get("base") is not None,
         "has_bm25": any(row.get("bm25") is not None for row in rows),
         "base": report.get("base"),
@@ -52,11 +46,15 @@ def evaluation_part(report: dict[str, Any]) -> dict[str, Any]:
 def tasks_part(report: dict[str, Any]) -> dict[str, Any]:
     """List the main figure of every general task, the mean of the types at each dimension, and what was passed over."""
     rows = [row for row in report["results"] if row["metric"] == MAIN[row["task_type"]]]
+    rows = [{**row, "metric": _NAMES.get(row["metric"], row["metric"].replace("_", " "))} for row in rows]
+    widest = max((row["dim"] for row in rows), default=0)
     means = {key: mean for key, mean in report["mean"].items() if key.startswith("types@")}
+    tables = {"rows": rows, "means": [{"dim": int(key.rpartition("@")[2]), **mean} for key, mean in means.items()]}
     lost = [row for row in rows if row.get("ci95") and row["ci95"][1] < 0]
     return {
-        "rows": rows,
-        "means": [{"dim": key.rpartition("@")[2], **mean} for key, mean in means.items()],
+        "figures": len(rows),
+        "wide": {name: [one for one in table if one["dim"] == widest] for name, table in tables.items()},
+        "narrow": {name: [one for one in table if one["dim"] < widest] for name, table in tables.items()},
         "lost": len(lost),
         "has_base": report.get("base") is not None,
         "notes": task_notes(report),
@@ -73,6 +71,9 @@ def fret_part(facts: FretFacts, passages: PassageFacts | None, examples: Sequenc
     """Draw what the teacher wrote and decided, and lay out the examples."""
     picture, median = _lengths(facts.query_words, "Words per query")
     overlap = list(passages.overlap.values()) if passages else []
+    kinds: Counter[str] = Counter()
+    for task, count in facts.tasks.items():
+        kinds[task_kind(task)] += count
     return {
         "rows": facts.rows,
         "relabelled": facts.relabelled / max(facts.rows, 1),
@@ -85,6 +86,7 @@ def fret_part(facts: FretFacts, passages: PassageFacts | None, examples: Sequenc
         "overlap_rows": len(overlap),
         "tasks": _shares(facts.tasks, SHOWN_TASKS),
         "task_count": len(facts.tasks),
+        "kinds": _shares(kinds, 8),
         "languages": _shares(facts.languages, 8),
         "cross_lingual": facts.cross_lingual,
         "origins": _shares(facts.origins, 6),
@@ -99,10 +101,12 @@ def fret_part(facts: FretFacts, passages: PassageFacts | None, examples: Sequenc
 
 def quarantine_part(counts: Counter[tuple[str, str]]) -> dict[str, Any]:
     """List what was set aside, most frequent reason first."""
+    total = sum(counts.values())
     rows = [
-        {"stage": stage, "reason": reason[:200], "n": n} for (stage, reason), n in counts.most_common(SHOWN_REASONS)
+        {"stage": stage, "reason": reason[:200], "n": n, "bar": svg.share_bar(n / total, f"{n} of {total}")}
+        for (stage, reason), n in counts.most_common(SHOWN_REASONS)
     ]
-    return {"rows": rows, "total": sum(counts.values()), "more": max(0, len(counts) - SHOWN_REASONS)}
+    return {"rows": rows, "total": total, "more": max(0, len(counts) - SHOWN_REASONS)}
 
 
 def training_part(history: dict[str, Any]) -> dict[str, Any]:
@@ -151,21 +155,24 @@ def gate_part(gate: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary_part(summary: dict[str, Any]) -> dict[str, Any]:
-    """List the stages with their share of the time, and the money spent."""
+def summary_part(summary: dict[str, Any], aside: dict[str, int], calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """List the stages with what they set aside and their share of the time, the teacher's calls and the money."""
     stages = summary.get("stages") or []
     longest = max([stage.get("seconds") or 0 for stage in stages] + [1e-9])
     rows = [
         {
             "name": stage["name"],
             "rows": stage.get("rows"),
+            "aside": aside.get(stage["name"], 0),
             "seconds": stage.get("seconds") or 0,
             "skipped": bool(stage.get("skipped")),
             "bar": svg.share_bar((stage.get("seconds") or 0) / longest, f"Time of {stage['name']}"),
         }
         for stage in stages
     ]
-    return {"stages": rows, "seconds": sum(row["seconds"] for row in rows), "usd": summary.get("usd")}
+    return {"stages": rows, "seconds": sum(row["seconds"] for row in rows), "usd": summary.get("usd")} | {
+        "calls": calls
+    }
 
 
 def _lengths(words: Counter[int], label: str) -> tuple[Markup, int]:
@@ -237,7 +244,14 @@ def _example(row: dict[str, Any], passages: PassageFacts | None) -> dict[str, An
         passage_id = candidate["passage_id"]
         title, text = texts.get(passage_id, ("", ""))
         roles = [role for role in ("seed", "positive", "negative") if row[f"{role}_id"] == passage_id]
-        candidates.append({**candidate, "title": title, "text": text[:180], "roles": roles})
+        candidates.append(
+            {
+                **candidate,
+                "title": title,
+                "text": text if len(text) <= 180 else f"{text[:180].rstrip()}…",
+                "roles": roles,
+            }
+        )
     return {
         "task": row["task"],
         "query": row["query"],

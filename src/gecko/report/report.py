@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from gecko.errors import GeckoError, UsageError
 from gecko.report import gather
+from gecko.report.embedding_map import FILE as MAP
+from gecko.report.embedding_map import map_part, read_map
+from gecko.report.glance import glance
 from gecko.report.leakage import leakage_part
 from gecko.report.pictures import (
     evaluation_part,
@@ -24,8 +28,10 @@ from gecko.report.pictures import (
     tasks_part,
     training_part,
 )
+from gecko.report.queries import queries_part, read_queries
 from gecko.report.verdict import verdict
 from gecko.shards import atomic
+from gecko.teacher.ledger import FILE_NAME as LEDGER
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +98,7 @@ def render(run: Path) -> str:
             AttributeError,
             ArithmeticError,
             pa.ArrowException,
+            GeckoError,
         ) as error:
             logger.warning("report: %s cannot be read: %s", name, error)
             missing.append(f"{name}: cannot be read ({type(error).__name__})")
@@ -116,6 +123,10 @@ def render(run: Path) -> str:
         "passages",
     )
     quarantined = part("quarantine", lambda: gather.read_quarantine(run))
+    aside = part("what was set aside", lambda: gather.read_aside(run)) or {}
+    calls = part("ledger", lambda: gather.read_calls(run / LEDGER)) or []
+    places = part(MAP, lambda: read_map(run), "gate")
+    queries = part("queries", lambda: queries_part(*read_queries(run, evaluation))) if evaluation else None
     recipe = part("recipe.yaml", lambda: (run / "recipe.yaml").read_text(encoding="utf-8")[:20_000])
     model = (evaluation or {}).get("model") or (summary or {}).get("model") or "model"
 
@@ -123,12 +134,15 @@ def render(run: Path) -> str:
         "run": run.resolve().name,
         "verdict": part("verdict", lambda: verdict(evaluation, gate))
         or {"word": "Unknown", "line": "", "kind": "same"},
+        "glance": part("at a glance", lambda: glance(evaluation, summary, calls, leakage)) or [],
         "evaluation": evaluation
         and evaluation.get("results")
         and part("evaluation", lambda: evaluation_part(evaluation)),
         "tasks": evaluation
         and evaluation.get("tasks")
         and part("general tasks", lambda: tasks_part(evaluation["tasks"])),
+        "queries": queries,
+        "map": places and part("map", lambda: map_part(places)),
         "leakage": leakage and part("leakage", lambda: leakage_part(leakage)),
         "gate": gate and part("gate", lambda: gate_part(gate)),
         "prefinetuning": before and part("pre-finetuning", lambda: prefinetuning_part(before)),
@@ -136,13 +150,20 @@ def render(run: Path) -> str:
         "passages": passages and part("passages", lambda: passages_part(passages)),
         "fret": fret and part("FRet", lambda: fret_part(fret, passages, examples)),
         "quarantine": part("quarantine", lambda: quarantine_part(quarantined)) if quarantined else None,
-        "summary": summary and part("summary", lambda: summary_part(summary)),
+        "summary": summary and part("summary", lambda: summary_part(summary, aside, calls)),
         "recipe": recipe,
         "model": str(model),
         "missing": missing,
+        "style": _beside("style.css"),
+        "script": _beside("page.js"),
     }
     page: str = _template().render(**content)
     return page
+
+
+def _beside(name: str) -> Markup:
+    """Read a file of the page that is placed in it as it is."""
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 @cache

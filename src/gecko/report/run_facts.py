@@ -11,7 +11,7 @@ import yaml
 
 from gecko.report import gather
 from gecko.shards import read_json
-from gecko.teacher.ledger import FILE_NAME, Ledger
+from gecko.teacher.ledger import FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,10 @@ def read_run(run: Path) -> RunFacts:
         passages=gather.read_passages(run / "passages", [], []),
         mixture=gather.read_mixture(run / "mixture"),
         quarantine=gather.read_quarantine(run),
-        calls=read_calls(run / FILE_NAME),
+        calls=calls_in(run / FILE_NAME),
     )
 
 
-def read_calls(path: Path) -> list[dict[str, Any]]:
-    """The totals of a ledger by kind of call and model; none where there is no ledger."""
-    if not path.is_file():
-        return []
-    with Ledger(path) as ledger:
-        return ledger.totals()
+def calls_in(ledger: Path) -> list[dict[str, Any]]:
+    """A ledger's calls by kind and model; none where there is no ledger."""
+    return gather.read_calls(ledger) if ledger.is_file() else []

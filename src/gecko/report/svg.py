@@ -37,6 +37,16 @@ class Line:
     points: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a map: its place in the unit square, its style class and what it is."""
+
+    x: float
+    y: float
+    style: str
+    name: str
+
+
 def before_after(bars: Sequence[Bar], label: str) -> Markup:
     """Draw pairs of horizontal bars on one scale from 0, with an interval on the second of each pair."""
     row, marks = 62, []
@@ -61,27 +71,36 @@ def before_after(bars: Sequence[Bar], label: str) -> Markup:
 
 
 def histogram(
-    groups: Sequence[tuple[str, Sequence[float]]], ticks: Sequence[tuple[float, str]], label: str, height: int = 112
+    groups: Sequence[tuple[str, Sequence[float]]],
+    ticks: Sequence[tuple[float, str]],
+    label: str,
+    height: int = 112,
+    *,
+    apart: bool = True,
 ) -> Markup:
-    """Draw one to three shares-per-bin series side by side in each bin.
+    """Draw one to three shares-per-bin series, numbered by the highest bar.
 
     Args:
         groups: (style class, heights) of each series, all as long.
         ticks: (position as a fraction of the width, text) under the axis.
         label: What the picture shows, for screen readers.
         height: Pixels, axis included.
+        apart: Side by side in each bin; otherwise in one place, for series that never share a bin.
     """
     bins = len(groups[0][1]) if groups else 0
     highest = max([value for _, values in groups for value in values] + [1e-9])
     base, marks = height - 22, []
     slot = 100 / max(bins, 1)
-    width = slot * 0.84 / max(len(groups), 1)
-    for offset, (style, values) in enumerate(groups):
+    width = slot * 0.84 / (max(len(groups), 1) if apart else 1)
+    for number, (style, values) in enumerate(groups):
+        offset = number if apart else 0
         for index, value in enumerate(values):
             if value > 0:
-                tall = max(1.0, value / highest * (base - 6))
+                tall = max(1.0, value / highest * (base - 18))
                 left = index * slot + slot * 0.08 + offset * width
-                marks.append(_rect(left, base - tall, width * 0.94, tall, style))
+                marks.append(_rect(left, base - tall, width * 0.94, tall, style, f"{100 * value:.1f} %"))
+    if bins and highest > 1e-9:
+        marks += [_rule(0, 17.5, 100, 17.5, "rule"), _text(100, 12, f"{100 * highest:.0f} %", "soft", anchor="end")]
     marks.append(_rule(0, base + 0.5, 100, base + 0.5, "rule"))
     marks += [_tick(100 * at, height - 6, text) for at, text in ticks]
     return _frame(marks, height, label)
@@ -103,7 +122,7 @@ def curves(
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
+    low, high = low - pad if low < 0 else max(0.0, low - pad), high + pad
     top, base, start, end = 8, height - 40, 9.0, 99.0
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -128,6 +147,25 @@ def curves(
     marks.append(_text((start + end) / 2, height - 22, x_name, "soft", anchor="middle"))
     marks.append(_text(end, height - 22, f"{right:g}", "soft", anchor="end"))
     return _frame(marks, height - 14, label)
+
+
+def scatter(points: Sequence[Point], links: Sequence[tuple[int, int]], label: str, height: int = 340) -> Markup:
+    """Draw points of the unit square, with thin lines between some of them; each names itself and has its number."""
+
+    def place(point: Point) -> tuple[float, float]:
+        return 2 + 96 * point.x, 8 + (height - 16) * (1 - point.y)
+
+    marks = []
+    for first, second in links:
+        (x1, y1), (x2, y2) = place(points[first]), place(points[second])
+        line = Markup('<line class="link" x1="{}%" y1="{}" x2="{}%" y2="{}" data-from="{}" data-to="{}"/>')
+        marks.append(line.format(f"{x1:.2f}", f"{y1:.1f}", f"{x2:.2f}", f"{y2:.1f}", first, second))
+    for number, point in enumerate(points):
+        x, y = place(point)
+        circle = Markup('<circle class="{}" cx="{}%" cy="{}" r="{}" data-i="{}"><title>{}</title></circle>')
+        radius = "4.5" if point.style == "accent" else "3"
+        marks.append(circle.format(f"point {point.style}", f"{x:.2f}", f"{y:.1f}", radius, number, point.name))
+    return _frame(marks, height, label)
 
 
 def share_bar(share: float, label: str) -> Markup:

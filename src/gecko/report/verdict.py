@@ -14,7 +14,8 @@ def verdict(evaluation: dict[str, Any] | None, gate: dict[str, Any] | None) -> d
         gate: The gate's decision, or None.
 
     Returns:
-        ``word`` (a heading), ``line`` (one sentence) and ``kind``: better, same, worse or unknown.
+        ``word`` (a heading), ``line`` (one sentence), ``kind``: better, same, worse or unknown, and, where a
+        difference is shown, ``gain`` (how much, in points).
     """
     rows = [r for r in (evaluation or {}).get("results", []) if r["metric"] == "ndcg_at_10"]
     rows = [r for r in rows if r["dim"] == max(row["dim"] for row in rows)]
@@ -56,10 +57,11 @@ def _compared(rows: list[dict[str, Any]]) -> dict[str, str]:
     worse = [str(row["dataset"]) for row in rows if row["ci95"][1] < 0]
     if worse and high >= 0:
         figures += f" Worse on {', '.join(worse)}."
+    points = f"{100 * gain:+.1f} points"
     if low > 0:
-        return {"word": "Better than the base", "line": figures, "kind": "better"}
+        return {"word": "Better than the base", "line": figures, "kind": "better", "gain": points}
     if high < 0:
-        return {"word": "Worse than the base", "line": figures, "kind": "worse"}
+        return {"word": "Worse than the base", "line": figures, "kind": "worse", "gain": points}
     line = figures + " The interval includes zero, so no difference is shown."
     return {"word": "No clear difference", "line": line, "kind": "same"}
 
