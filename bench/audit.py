@@ -6,16 +6,17 @@ Rows and evaluation texts are random words of a Zipfian vocabulary, so that what
 planted into the queries of 1 % of the rows, texts shared with documents into the positives of another 1 %, and decoys
 (12 words in a row, half the words) into the queries of a further 1 %. ``gecko audit`` runs as a process of its own,
 whose time and peak memory are those of the table. Fails below a recall of 0.99, and at full scale above 10 minutes or
-4 GB.
+4 GB. The texts are made a shard at a time in ``runs/bench/audit`` and every shard by its own seed, so that a bench that
+was stopped goes on with the next; they are deleted when it is done.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from gecko.records import UNIFIED
 ROWS, QUESTIONS, DOCUMENTS = 1_000_000, 20_000, 80_000
 SHARD = 50_000
 VOCABULARY = 60_000
-RESULT = Path(__file__).parent.parent / "docs" / "results" / "audit.md"
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "docs" / "results" / "audit.md"
+MADE = ROOT / "runs" / "bench" / "audit"
 LEAKS = ("exact", "order", "near", "ngram")
 OVERLAPS = ("exact", "ngram")
 
@@ -39,14 +42,18 @@ Texts = list[list[str]]
 class Writer:
     """Draws texts of random words, the frequent ones as frequent as in language."""
 
-    def __init__(self, seed: int) -> None:
-        self.draw = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self.draw = np.random.default_rng(0)
         letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
         lengths = self.draw.integers(2, 11, VOCABULARY)
         words = {"".join(self.draw.choice(letters, size)): None for size in lengths}
         self.words = np.array(list(words), dtype=object)
         weights = 1 / np.arange(10, 10 + len(self.words))
         self.cumulated = np.cumsum(weights / weights.sum())
+
+    def start(self, *seed: int) -> None:
+        """Draw from here on as this seed has it, whatever was drawn before."""
+        self.draw = np.random.default_rng(seed)
 
     def texts(self, count: int, shortest: int, longest: int) -> Texts:
         """That many texts, as lists of words."""
@@ -85,8 +92,8 @@ class Writer:
 
 
 def write_evaluation(folder: Path, questions: Texts, documents: Texts) -> None:
-    """Write a BEIR folder."""
-    (folder / "qrels").mkdir(parents=True)
+    """Write a BEIR folder, the judgements last."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     for name, texts in (("queries", questions), ("corpus", documents)):
         with (folder / f"{name}.jsonl").open("w") as lines:
             for number, text in enumerate(texts):
@@ -95,32 +102,42 @@ def write_evaluation(folder: Path, questions: Texts, documents: Texts) -> None:
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
 
-def write_rows(folder: Path, rows: int, questions: Texts, documents: Texts, writer: Writer) -> dict[str, Any]:
-    """Write rows as a run does; which of them were planted with what."""
-    folder.mkdir()
-    draw = writer.draw
-    long = [text for text in questions if len(text) >= 13]
-    order = draw.permutation(rows)
+def plan(rows: int) -> dict[str, Any]:
+    """Which rows are planted with what: leaks and shared documents by their kind, and decoys."""
+    order = np.random.default_rng(1).permutation(rows)
     each = rows // 400
-    planted = {kind: order[i * each : (i + 1) * each] for i, kind in enumerate(LEAKS)}
-    shared = {kind: order[(4 + i) * 2 * each : (5 + i) * 2 * each] for i, kind in enumerate(OVERLAPS)}
-    decoys = order[16 * each : 20 * each]
-    leak_of = {int(row): kind for kind, places in planted.items() for row in places}
-    share_of = {int(row): kind for kind, places in shared.items() for row in places}
-    decoy = set(decoys.tolist())
+    return {
+        "leaks": {kind: order[i * each : (i + 1) * each] for i, kind in enumerate(LEAKS)},
+        "overlaps": {kind: order[(4 + i) * 2 * each : (5 + i) * 2 * each] for i, kind in enumerate(OVERLAPS)},
+        "decoys": order[16 * each : 20 * each],
+    }
+
+
+def write_rows(
+    folder: Path, rows: int, planted: dict[str, Any], questions: Texts, documents: Texts, writer: Writer
+) -> None:
+    """Write rows as a run does, a shard at a time; those that are there already are kept."""
+    folder.mkdir(exist_ok=True)
+    long = [text for text in questions if len(text) >= 13]
+    leak_of = {int(row): kind for kind, places in planted["leaks"].items() for row in places}
+    share_of = {int(row): kind for kind, places in planted["overlaps"].items() for row in places}
+    decoys = set(planted["decoys"].tolist())
     for shard, start in enumerate(range(0, rows, SHARD)):
+        path = folder / f"part-{shard:05d}.parquet"
+        if path.exists():
+            continue
+        writer.start(2, shard)
         count = min(SHARD, rows - start)
         queries, positives = writer.texts(count, 6, 20), writer.texts(count, 60, 160)
         for i in range(count):
             row = start + i
             if row in leak_of:
-                kind = leak_of[row]
-                choice = long if kind == "ngram" else questions
-                queries[i] = writer.leak(kind, choice[int(draw.integers(len(choice)))])
-            elif row in decoy:
-                queries[i] = writer.decoy(long[int(draw.integers(len(long)))])
+                choice = long if leak_of[row] == "ngram" else questions
+                queries[i] = writer.leak(leak_of[row], choice[int(writer.draw.integers(len(choice)))])
+            elif row in decoys:
+                queries[i] = writer.decoy(long[int(writer.draw.integers(len(long)))])
             if row in share_of:
-                document = documents[int(draw.integers(len(documents)))]
+                document = documents[int(writer.draw.integers(len(documents)))]
                 positives[i] = document if share_of[row] == "exact" else writer.around(writer.run(document, 13))
         columns = {
             "row_id": [f"r{start + i}" for i in range(count)],
@@ -132,8 +149,10 @@ def write_rows(folder: Path, rows: int, questions: Texts, documents: Texts, writ
             "source": ["fret"] * count,
             "candidates": [[]] * count,
         }
-        pq.write_table(pa.table(columns, schema=UNIFIED), folder / f"part-{shard:05d}.parquet", compression="zstd")
-    return {"leaks": planted, "overlaps": shared, "decoys": len(decoys)}
+        unfinished = path.with_suffix(".unfinished")
+        pq.write_table(pa.table(columns, schema=UNIFIED), unfinished, compression="zstd")
+        unfinished.rename(path)
+        print(f"rows: {start + count:,} of {rows:,}", file=sys.stderr, flush=True)
 
 
 def measured(rows: Path, against: Path, leaks: Path) -> tuple[dict[str, Any], dict[str, float]]:
@@ -171,30 +190,35 @@ def table(planted: dict[str, Any], value: dict[str, Any], leaks: Path) -> tuple[
     lines += [
         "",
         f"Precision of leaks {precision:.4f} ({len(found):,} rows named, {len(found) - right:,} of them not planted, "
-        f"with {planted['decoys']:,} decoys); of shared documents {other:.4f} ({overlaps['rows']:,} rows named, "
+        f"with {len(planted['decoys']):,} decoys); of shared documents {other:.4f} ({overlaps['rows']:,} rows named, "
         f"{shared:,} planted).",
     ]
     return lines, least
 
 
 def main() -> None:
+    """Make what is missing of the texts, audit, and write the table."""
     scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     rows, questions, documents = (max(int(size * scale), 400) for size in (ROWS, QUESTIONS, DOCUMENTS))
-    writer = Writer(seed=0)
-    with tempfile.TemporaryDirectory(prefix="gecko-audit-") as place:
-        folder = Path(place)
-        asked, searched = writer.texts(questions, 6, 24), writer.texts(documents, 60, 240)
+    folder = MADE / f"{rows}"
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = Writer()
+    writer.start(1)
+    asked, searched = writer.texts(questions, 6, 24), writer.texts(documents, 60, 240)
+    if not (folder / "evaluation" / "qrels" / "test.tsv").exists():
         write_evaluation(folder / "evaluation", asked, searched)
-        planted = write_rows(folder / "rows", rows, asked, searched, writer)
-        print("the rows are written; auditing", file=sys.stderr)
-        value, took = measured(folder / "rows", folder / "evaluation", folder / "leaks.jsonl")
-        lines, least = table(planted, value, folder / "leaks.jsonl")
+    planted = plan(rows)
+    write_rows(folder / "rows", rows, planted, asked, searched, writer)
+    print("the rows are written; auditing", file=sys.stderr, flush=True)
+    value, took = measured(folder / "rows", folder / "evaluation", folder / "leaks.jsonl")
+    lines, least = table(planted, value, folder / "leaks.jsonl")
     head = f"{rows:,} rows (query and positive) against {questions:,} questions and {documents:,} documents"
     cost = f"{took['seconds']:.0f} s, {took['cpu']:.0f} s of processor, peak memory {took['gb']:.2f} GB"
     text = "\n".join(["# The leakage audit, planted", "", f"`make bench-audit`: {head}: {cost}.", "", *lines]) + "\n"
     print(text)
     if scale == 1:
         RESULT.write_text(text)
+    shutil.rmtree(folder)
     if least < 0.99 or (scale == 1 and (took["seconds"] > 600 or took["gb"] > 4)):
         sys.exit("the audit does not keep what it promises")
 

@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -120,6 +121,69 @@ def test_mistakes_give_one_line_a_hint_and_a_code(tmp_path, arguments, code, wor
     assert result.exit_code in {code, 2} if not words else result.exit_code == code
     assert words in result.stderr
     assert "Traceback" not in result.output + result.stderr
+
+
+def write_beir(folder, queries=("what is red", "an old road"), qrels="q0\td0\t1\nq1\td1\t1\n"):
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "the {w}"}}\n' for i, w in enumerate("ab")))
+    rows = [json.dumps({"_id": f"q{i}", "text": text}) for i, text in enumerate(queries)]
+    (folder / "queries.jsonl").write_text("\n".join(rows))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+
+
+@pytest.mark.parametrize(
+    ("broken", "more", "said", "hint"),
+    [
+        ({"queries": ("what is red", " ")}, [], "queries.jsonl, line 2: the query 'q1' is empty", "give it a text"),
+        ({"queries": ("what is red", None)}, [], "queries.jsonl, line 2: the query 'q1' is empty", "out of the qrels"),
+        (
+            {"qrels": "q0\td7\t1\nq9\td1\t1\n"},
+            [],
+            "no judgement of split 'test' names a known query",
+            "Compare the ids",
+        ),
+        ({"qrels": "q0\td0\t0\nq1\td1\t0\n"}, [], "says of no document that it is relevant", "a score above 0"),
+        ({}, ["--split", "dev"], "no split 'dev'", "there is test; --split test"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_broken_test_set_is_told_in_a_line(tmp_path, tiny_model, verb, broken, more, said, hint):
+    write_beir(tmp_path / "set", **broken)
+    result = runner.invoke(app, [verb, tiny_model, "--beir", str(tmp_path / "set"), *more])
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith("gecko: ")] == [lines[-2]]
+    assert said in lines[-2]
+    assert lines[-1].startswith("hint: ") and hint in lines[-1]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_models_that_are_asked_differently_are_told(tmp_path, tiny_model, verb):
+    from gecko.mixture.format import DOCUMENT_PROMPT
+
+    write_beir(tmp_path / "set")
+    for name, prompts in {
+        "ours": {"query": "", "document": DOCUMENT_PROMPT},
+        "e5": {"query": "query: "},
+        "same": {},
+    }.items():
+        shutil.copytree(tiny_model, tmp_path / name)
+        config = tmp_path / name / "config_sentence_transformers.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "prompts": prompts}))
+
+    def said(first, second):
+        places = [str(first), *(["--base"] if verb == "evaluate" else []), str(second)]
+        result = runner.invoke(app, [verb, *places, "--beir", str(tmp_path / "set")])
+        assert result.exit_code == 0
+        return result.stderr
+
+    mixed = said(tmp_path / "ours", tmp_path / "e5")
+    assert "the models are asked differently: " in mixed
+    assert "in gecko's format" in mixed
+    assert "with its own prompts (query 'query: ')" in mixed
+    assert "hint: each as its directory says" in mixed
+    assert "without prompts" in said(tmp_path / "ours", tiny_model)
+    assert "asked differently" not in said(tmp_path / "same", tiny_model)
 
 
 def test_general_tasks_are_measured(tmp_path, tiny_model):

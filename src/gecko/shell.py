@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -93,6 +93,16 @@ def _log() -> str:
 def say(line: str) -> None:
     """Tell the user something."""
     typer.echo(line, err=True)
+
+
+def tell_prompts(asked: Mapping[str, str]) -> None:
+    """Say so where models that are compared are not asked alike; ``asked`` is by the model's name."""
+    if len(set(asked.values())) > 1:
+        say(f"the models are asked differently: {'; '.join(f'{name} {how}' for name, how in asked.items())}")
+        say(
+            "hint: each as its directory says; a model that was trained with prompts needs them in its "
+            "config_sentence_transformers.json"
+        )
 
 
 def answer(as_json: bool, value: dict[str, Any], text: str) -> None:

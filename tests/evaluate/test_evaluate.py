@@ -60,7 +60,7 @@ def test_loads_judged_queries_and_counts_unknown_ids_once(tmp_path, caplog):
     assert list(data.queries) == list(data.qrels) == [f"q{i}" for i in range(8)]
     assert data.qrels["q1"] == {"d1": 1}
     assert len(caplog.records) == 1
-    assert "1 judgements of unknown queries and 2 of unknown documents" in caplog.text
+    assert "1 judgements of unknown queries and 2 of unknown documents (compare its ids" in caplog.text
 
 
 def test_other_split_reads_its_own_queries(tmp_path):
@@ -68,6 +68,9 @@ def test_other_split_reads_its_own_queries(tmp_path):
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nx\td0\t2\n")
     (folder / "queries_dev.jsonl").write_text('{"_id": "x", "text": "metal"}\n')
     assert load_beir(folder, "dev").queries == {"x": "metal"}
+    with pytest.raises(GeckoError, match="no split 'train'") as error:
+        load_beir(folder, "train")
+    assert error.value.hint == "there is dev and test; --split dev"
     (folder / "queries_dev.jsonl").unlink()
     with pytest.raises(GeckoError, match="no judgement"):
         load_beir(folder, "dev")
@@ -86,6 +89,12 @@ def test_other_split_reads_its_own_queries(tmp_path):
         ("queries.jsonl", "[" * 100_000 + "\n", r"queries.jsonl, line 1: not JSON"),
         ("queries.jsonl", "9" * 5000 + "\n", r"queries.jsonl, line 1: not JSON"),
         ("qrels/test.tsv", None, r"test.tsv: no such file"),
+        ("qrels/test.tsv", "q1\td1\t0\nq2\td2\t-1\n", r"test.tsv: says of no document that it is relevant"),
+        (
+            "queries.jsonl",
+            '{"_id": "q2", "text": "b"}\n{"_id": "q1", "text": " \\n"}\n',
+            r"line 2: the query 'q1' is empty",
+        ),
     ],
 )
 def test_broken_files_name_the_line(tmp_path, file, text, message):

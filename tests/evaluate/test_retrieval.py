@@ -18,16 +18,17 @@ def random_case(seed: int, queries: int = 40, documents: int = 150, depth: int =
     return ranking, judged
 
 
-@pytest.mark.parametrize(
-    ("measure", "reference"),
-    [
-        (lambda r, j: ndcg_at_k(r, j, 10), ir_measures.nDCG @ 10),
-        (lambda r, j: ndcg_at_k(r, j, 100), ir_measures.nDCG @ 100),
-        (lambda r, j: recall_at_k(r, j, 100), ir_measures.R @ 100),
-        (lambda r, j: reciprocal_rank(r, j, 10), ir_measures.RR @ 10),
-        (average_precision, ir_measures.AP),
-    ],
-)
+MEASURES = [
+    (lambda r, j: ndcg_at_k(r, j, 10), ir_measures.nDCG @ 10),
+    (lambda r, j: ndcg_at_k(r, j, 100), ir_measures.nDCG @ 100),
+    (lambda r, j: recall_at_k(r, j, 10), ir_measures.R @ 10),
+    (lambda r, j: recall_at_k(r, j, 100), ir_measures.R @ 100),
+    (lambda r, j: reciprocal_rank(r, j, 10), ir_measures.RR @ 10),
+    (average_precision, ir_measures.AP),
+]
+
+
+@pytest.mark.parametrize(("measure", "reference"), MEASURES)
 def test_agrees_with_ir_measures(measure, reference):
     ranking, judged = random_case(3)
     judged[0] = dict.fromkeys(judged[0], 0)  # a query nobody found an answer for
@@ -41,6 +42,28 @@ def test_agrees_with_ir_measures(measure, reference):
     ours = measure(ranking, judged)
     assert ours.shape == (40,)
     assert ours == pytest.approx([expected[f"q{q}"] for q in range(40)], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("measure", "reference"), MEASURES)
+def test_agrees_with_ir_measures_on_runs_with_ties(measure, reference, seed: int):
+    """Scores of few values. Equal ones go by position here and by id there: trec_eval's descend, RR@k's (MS MARCO's
+    script) ascend, so the ids are given accordingly."""
+    rng = np.random.default_rng(seed)
+    queries, documents = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (40, 150))
+    scores = queries @ documents.T
+    assert max(len(set(row)) for row in scores.tolist()) <= 7  # 150 documents share them
+    ids = [f"d{100 + position if reference.NAME == 'RR' else 999 - position}" for position in range(150)]
+    judged = [
+        {int(d): int(g) for d, g in zip(rng.choice(150, 12, False), rng.integers(0, 4, 12), strict=True)}
+        for _ in range(40)
+    ]
+    run = [ir_measures.ScoredDoc(f"q{q}", ids[d], float(scores[q, d])) for q in range(40) for d in range(150)]
+    qrels = [ir_measures.Qrel(f"q{q}", ids[d], g) for q, grades in enumerate(judged) for d, g in grades.items()]
+    expected = {m.query_id: m.value for m in ir_measures.iter_calc([reference], qrels, run)}
+    ours = measure(top_k(queries, documents, 150, chunk=64)[0], judged)
+    assert ours == pytest.approx([expected[f"q{q}"] for q in range(40)], abs=1e-6)
+    assert len(set(ours.round(6))) > 3  # neither all right nor all wrong
 
 
 def test_missing_documents_score_nothing():

@@ -195,6 +195,15 @@ class Embedder:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
+    @property
+    def asked(self) -> str:
+        """How texts are put to it, in words: models of different schemes are compared as each was trained."""
+        if self.format == "gecko":
+            return "in gecko's format"
+        own = {name: text for name, text in self.model.prompts.items() if text}
+        named = ", ".join(f"{name} {text!r}" for name, text in sorted(own.items()))
+        return f"with its own prompts ({named})" if own else "without prompts"
+
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
         if self.format == "gecko":

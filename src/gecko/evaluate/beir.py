@@ -36,28 +36,42 @@ class BeirSet:
 def load_beir(folder: Path, split: str = "test") -> BeirSet:
     """Load one split of a BEIR folder, keeping only the queries that somebody judged.
 
-    Judgements of unknown queries or documents are skipped with one warning that counts them.
+    Judgements of unknown queries or documents are skipped with one warning that counts them. A judged query without
+    text is an error: leaving it out would change the figure.
 
     Args:
         folder: Directory in BEIR layout.
         split: ``test`` reads queries.jsonl; any other reads queries_<split>.jsonl, else queries.jsonl.
 
     Raises:
-        GeckoError: A file is missing or broken (with the line's number), or no judgement remains.
+        GeckoError: A file or the split is missing or broken (with the line's number), a judged query is empty, or no
+            judgement that something is relevant remains.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise GeckoError(f"{folder}: no such folder", LAYOUT)
     corpus_file, queries_file, qrels_file = beir_files(folder, split)
+    if not qrels_file.is_file() and (others := splits_of(folder)):
+        raise GeckoError(f"{folder}: no split {split!r}", f"there is {' and '.join(others)}; --split {others[0]}")
     doc_ids, titles, texts = read_corpus(corpus_file)
-    questions = {
-        _identifier(row, where): _text(row, "text", where) for row, where in read_objects(queries_file, LAYOUT)
-    }
+    questions: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for row, where in read_objects(queries_file, LAYOUT):
+        query_id = _identifier(row, where)
+        questions[query_id], places[query_id] = _text(row, "text", where), where
     qrels = _read_qrels(qrels_file, questions, set(doc_ids))
     if not qrels:
         raise GeckoError(
             f"{folder}: no judgement of split {split!r} names a known query and document",
             f"Compare the ids in qrels/{split}.tsv with the _id fields of {queries_file.name} and corpus.jsonl.",
+        )
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        raise GeckoError(
+            f"{qrels_file}: says of no document that it is relevant", "a score above 0 does; is it the third column?"
+        )
+    if empty := next((query_id for query_id in qrels if not questions[query_id].strip()), None):
+        raise GeckoError(
+            f"{places[empty]}: the query {empty!r} is empty", "give it a text, or take its judgements out of the qrels"
         )
     # The queries' own order, so that every figure and every table lists them alike.
     queries = {query_id: text for query_id, text in questions.items() if query_id in qrels}
@@ -76,6 +90,11 @@ def beir_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
     own = folder / f"queries_{split}.jsonl"
     queries = own if split != "test" and own.is_file() else folder / "queries.jsonl"
     return folder / "corpus.jsonl", queries, folder / "qrels" / f"{split}.tsv"
+
+
+def splits_of(folder: Path) -> list[str]:
+    """Name the splits that a BEIR folder has judgements of."""
+    return sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
 
 
 def read_corpus(path: Path) -> tuple[list[str], list[str], list[str]]:
@@ -122,7 +141,8 @@ def _read_qrels(path: Path, questions: dict[str, str], documents: set[str]) -> d
             qrels.setdefault(query_id, {})[doc_id] = grade
     if unknown_query or unknown_document:
         logger.warning(
-            "%s: skipped %d judgements of unknown queries and %d of unknown documents",
+            "%s: skipped %d judgements of unknown queries and %d of unknown documents "
+            "(compare its ids with the _id fields of the queries and of corpus.jsonl)",
             path,
             unknown_query,
             unknown_document,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gecko.errors import GeckoError, UsageError
-from gecko.evaluate.beir import beir_files
+from gecko.evaluate.beir import beir_files, splits_of
 from gecko.evaluate.rows import columns_in, first_columns
 from gecko.tabular import SUFFIXES
 
@@ -132,7 +132,8 @@ def _of_folder(root: Path, folder: Path, split: str) -> list[TestSet | Skipped]:
         return known
     if beir[0].is_file():
         lacking = ", ".join(path.relative_to(folder).as_posix() for path in beir if not path.is_file())
-        return [Skipped(name, f"a corpus without {lacking}")]
+        others = splits_of(folder)
+        return [Skipped(name, f"a corpus without {lacking}" + (f" (split {', '.join(others)})" if others else ""))]
     for here in _INSTEAD_OF_TEST if split == "test" else (split,):
         if file := _split_file(folder, here):
             return [_of_file(file, name, here, named=named)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gecko.errors import UsageError
-from gecko.shell import AsJson, Precision, answer, dims, verb
+from gecko.shell import AsJson, Precision, answer, dims, tell_prompts, verb
 
 EXAMPLE = (
     "Example: gecko compare base=all-MiniLM-L6-v2 tuned=runs/docs/model --beir my-test/ --dims 384,128 "
@@ -63,6 +63,7 @@ def compare(
     for _, spec in named:
         resolve_model(spec)
     loaded = {name: Embedder(spec, bf16=precision.bf16) for name, spec in named}
+    tell_prompts({name: one.asked for name, one in loaded.items()})
     report: dict[str, Any] = compare_models(loaded, beir, options) if beir else {"results": []}
     if sets is not None:
         others = [name for name in loaded if name != first]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gecko.errors import UsageError
-from gecko.shell import AsJson, Precision, answer, dims, out_option, verb
+from gecko.shell import AsJson, Precision, answer, dims, out_option, tell_prompts, verb
 
 EXAMPLE = (
     "Example: gecko evaluate runs/docs/model --base all-MiniLM-L6-v2 --beir data/scifact --dims 384,128;  "
@@ -68,6 +68,8 @@ def evaluate(
 
         chosen = open_mteb(mteb, mteb_data, split=split, words=words)
     models = Embedder(model, bf16=precision.bf16), Embedder(base, bf16=precision.bf16) if base else None
+    if models[1] is not None:
+        tell_prompts({"base": models[1].asked, "tuned": models[0].asked})
     report: dict[str, Any] = {"model": model, "base": base, "results": [], "mean": {}}
     text = []
     if sets is not None:

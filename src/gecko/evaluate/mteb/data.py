@@ -123,7 +123,11 @@ def _reranking(task: Any, folders: list[Path], splits: list[str]) -> Any:  # noq
     if (path := find_file(folders, task.metadata.name, splits, "reranking")) is None:
         return None
     data = Reranking.read(path)
-    ranked = {f"q{row}": [f"q{row}-{place}" for place in range(len(pool))] for row, pool in enumerate(data.pools)}
+    # mteb puts equal scores in descending order of their ids; so these count against the model, as in gecko's figure.
+    ranked = {
+        f"q{row}": [f"q{row}-{len(pool) - place:06d}" for place in range(len(pool))]
+        for row, pool in enumerate(data.pools)
+    }
     relevant = {
         query: {text: int(place >= len(ids) - count) for place, text in enumerate(ids)}
         for (query, ids), count in zip(ranked.items(), data.relevant, strict=True)
