@@ -59,7 +59,7 @@ def test_glance_says_in_words_what_the_figures_say():
     assert "asked 42 times (100 thousand tokens)" in said["Cost"]
     assert "With 32 of 64 dimensions, 50 % of the storage" in said["Shorter vectors"]  # 16 fall below the base's 0.5
     assert "no less than the base's 50.0" in said["Shorter vectors"]
-    assert said["Fair test"].endswith("none repeats a question of them.")
+    assert said["Fair test"].endswith("none repeats one of their questions.")
 
 
 def test_glance_says_what_was_not_measured_and_what_is_doubtful():
@@ -72,7 +72,7 @@ def test_glance_says_what_was_not_measured_and_what_is_doubtful():
     leak = {"rows": 100, "sets": [1], "leaked": 4, "dropped": 0}
     assert dict(glance({"results": []}, None, [], leak))["Fair test"].startswith("Doubtful: ")
     left_out = dict(glance({"results": []}, None, [], leak | {"dropped": 4}))["Fair test"]
-    assert "were left out of training" in left_out
+    assert "left out of training: 4." in left_out
     assert "Not checked" in dict(glance({"results": [figure(64, 0.5, 0.6)]}, None, [], None))["Fair test"]
     narrow = dict(glance({"results": [figure(64, 0.9, 0.95), figure(32, 0.4, 0.5)]}, None, [], None))
     assert "less than the base's 90.0" in narrow["Shorter vectors"]

@@ -129,12 +129,13 @@ def _mean(values: list[float]) -> float:
 def _fair(leakage: dict[str, Any] | None, evaluation: dict[str, Any]) -> str:
     if not leakage:
         return "Not checked whether training rows repeat questions of the test sets." if evaluation else ""
-    against = f"{leakage['rows']:,} training rows were compared with {len(leakage['sets'])} test sets"
+    sets = len(leakage["sets"])
+    against = f"{leakage['rows']:,} training rows were compared with {sets} test set{'s' if sets > 1 else ''}"
     if not leakage["leaked"]:
-        return f"{against}; none repeats a question of them."
+        return f"{against}; none repeats one of their questions."
     left = leakage["leaked"] - leakage.get("dropped", 0)
     if not left:
-        return f"{against}; {leakage['leaked']:,} repeated a question and were left out of training."
+        return f"{against}; repeated a question and left out of training: {leakage['leaked']:,}."
     return f"Doubtful: {against} and {left:,} that repeat a question of them were trained on."
 
 
