@@ -33,15 +33,16 @@ class BeirSet:
     qrels: dict[str, dict[str, int]]
 
 
-def load_beir(folder: Path, split: str = "test") -> BeirSet:
+def load_beir(folder: Path, split: str = "test", *, keep_empty: bool = False) -> BeirSet:
     """Load one split of a BEIR folder, keeping only the queries that somebody judged.
 
     Judgements of unknown queries or documents are skipped with one warning that counts them. A judged query without
-    text is an error: leaving it out would change the figure.
+    text is an error, since leaving it out would change the figure, unless the caller sets such queries aside.
 
     Args:
         folder: Directory in BEIR layout.
         split: ``test`` reads queries.jsonl; any other reads queries_<split>.jsonl, else queries.jsonl.
+        keep_empty: Load judged queries without text too.
 
     Raises:
         GeckoError: A file or the split is missing or broken (with the line's number), a judged query is empty, or no
@@ -69,7 +70,8 @@ def load_beir(folder: Path, split: str = "test") -> BeirSet:
         raise GeckoError(
             f"{qrels_file}: says of no document that it is relevant", "a score above 0 does; is it the third column?"
         )
-    if empty := next((query_id for query_id in qrels if not questions[query_id].strip()), None):
+    empty = next((query_id for query_id in qrels if not questions[query_id].strip()), None)
+    if empty is not None and not keep_empty:
         raise GeckoError(
             f"{places[empty]}: the query {empty!r} is empty", "give it a text, or take its judgements out of the qrels"
         )

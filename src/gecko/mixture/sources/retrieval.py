@@ -65,7 +65,7 @@ def retrieval(maker: RowMaker, miner: Miner | None) -> Iterator[Draft]:
     if options.negatives == "mined" and miner is None:
         raise maker.trouble("negatives are to be mined, but there is no miner", "set negatives: given, or none")
     try:
-        data = load_beir(Path(options.path), options.split)
+        data = load_beir(Path(options.path), options.split, keep_empty=True)
     except GeckoError as error:
         raise maker.trouble(error.message, error.hint) from error
     passages = dict(zip(data.doc_ids, zip(data.titles, data.texts, strict=True), strict=True))
