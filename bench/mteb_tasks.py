@@ -46,7 +46,7 @@ DIFFERENT = {
     "SummEval": "mteb's first version has an error in its score, which it keeps; v2 is as ours",
     "FeedbackQARetrieval": "mteb's main score is precision at 1, gecko has nDCG@10",
 }
-METRICS = {"ndcg_at_10", "cosine_spearman", "accuracy", "f1", "max_ap", "v_measure"}
+METRICS = {"ndcg_at_10", "cosine_spearman", "accuracy", "f1"}
 
 
 class Once(EncodedOnce):

@@ -17,16 +17,15 @@ from pathlib import Path
 import numpy as np
 from quality import ROOT, SHARED, note_done, read_done, train_run, write_page
 
-from gecko.context import is_dev
-from gecko.embedder.embedder import Embedder, cut
+from gecko.context import held_out_rows
+from gecko.embedder.embedder import Embedder
 from gecko.evaluate.beir import load_beir
 from gecko.evaluate.compare import paired_bootstrap
-from gecko.evaluate.retrieval import ndcg_at_k, top_k
-from gecko.evaluate.tasks import MAIN, evaluate_tasks, open_sets
+from gecko.evaluate.tasks import evaluate_tasks, open_sets
 from gecko.fret.store import PassageTable
 from gecko.recipe import load_recipe
 from gecko.shards import read_rows, to_fret
-from gecko.train.gate import DevSet, dev_set
+from gecko.train.gate import DevSet, dev_set, score_queries
 
 OUT = ROOT / "runs" / "bench" / "upgrades"
 DATA = SHARED / "data"
@@ -114,36 +113,21 @@ def dev_items(corpus: str, out: Path) -> DevSet:
         place = {doc_id: index for index, doc_id in enumerate(data.doc_ids)}
         relevant = [{place[doc]: float(grade) for doc, grade in data.qrels[query].items()} for query in data.queries]
         return DevSet(queries, list(zip(data.titles, data.texts, strict=True)), relevant)
-    share = load_recipe(out / "recipe.yaml").gate.dev_share
-    held_out = (row for row in read_rows(out / "fret", to_fret) if is_dev(row.seed_id, share))
-    return dev_set(sorted(held_out, key=lambda row: row.row_id)[:MAX_DEV], PassageTable(out / "passages"))
+    gate = load_recipe(out / "recipe.yaml").gate
+    rows = held_out_rows(read_rows(out / "fret", to_fret), gate.dev_share, gate.max_dev)
+    return dev_set(rows, PassageTable(out / "passages"))
 
 
 def dev_scores(embedder: Embedder, items: DevSet) -> dict[str, list[float]]:
     """A model's nDCG@10 of each dev query at each size."""
-    queries = embedder.encode_queries([text for _, text in items.queries], [task for task, _ in items.queries])
-    passages = embedder.encode_passages(items.passages)
-    found = {}
-    for dim in DIMS:
-        ranked = top_k(cut(queries, dim), cut(passages, dim), 10)[0]
-        found[str(dim)] = [round(float(score), 4) for score in ndcg_at_k(ranked, list(items.relevant), 10)]
-    return found
+    scores = score_queries(embedder, items, DIMS)
+    return {str(dim): [round(float(score), 4) for score in found] for dim, found in zip(DIMS, scores, strict=True)}
 
 
 def general_scores(embedder: Embedder) -> dict[str, list[float]]:
     """A model's mean on each type of general task, at both sizes."""
-    results = evaluate_tasks(embedder, None, open_sets([DEV]), dims=DIMS)["results"]
-    return {
-        kind: [
-            statistics.mean(
-                row["tuned"]
-                for row in results
-                if (row["task_type"], row["metric"], row["dim"]) == (kind, MAIN[kind], dim)
-            )
-            for dim in DIMS
-        ]
-        for kind in GENERAL
-    }
+    means = evaluate_tasks(embedder, None, open_sets([DEV]), dims=DIMS)["mean"]
+    return {kind: [means[f"{kind}@{dim}"]["tuned"] for dim in DIMS] for kind in GENERAL}
 
 
 def run(label: str, corpus: str, seed: int) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import Any, Self
 from gecko.checks import check_languages, check_recipe, keep_apart
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
-from gecko.records import content_id
+from gecko.records import FretRow, content_id
 from gecko.shards import read_json
 from gecko.teacher.options import TeacherOptions
 
@@ -162,6 +162,11 @@ class RunContext:
         if isinstance(teacher, LLMTeacher):
             self._opened.callback(teacher.close)
         return teacher
+
+
+def held_out_rows(rows: Iterable[FretRow], share: float, most: int) -> list[FretRow]:
+    """Pick the held-out rows, at most so many; those with the least ids, which are hashes and so an even draw."""
+    return sorted((row for row in rows if is_dev(row.seed_id, share)), key=lambda row: row.row_id)[:most]
 
 
 def is_dev(seed_id: str, share: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gecko import auditing, prefinetuning
 from gecko.checks import beir_state, model_state, tasks_state, training_state
-from gecko.context import RunContext
+from gecko.context import RunContext, held_out_rows
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FRET, PASSAGES, QUERIES, UNIFIED, FretRow, Quarantined, UnifiedRow
@@ -177,9 +177,8 @@ def _training_rows(context: RunContext) -> Iterator[FretRow | Quarantined]:
 def _dev_rows(context: RunContext) -> list[FretRow]:
     """The held-out rows, but those whose positive pre-finetuning taught another query of."""
     taught = _taught(context)
-    rows = (row for row in read_rows(context.folder("fret"), to_fret) if context.is_held_out(row.seed_id))
-    kept = (row for row in rows if row.positive_id not in taught)
-    return sorted(kept, key=lambda row: row.row_id)[: context.recipe.gate.max_dev]
+    rows = (row for row in read_rows(context.folder("fret"), to_fret) if row.positive_id not in taught)
+    return held_out_rows(rows, context.recipe.gate.dev_share, context.recipe.gate.max_dev)
 
 
 def _taught(context: RunContext) -> set[str]:

@@ -272,6 +272,13 @@ def _tell(item: TestSet, items: int, there: int) -> None:
     logger.info("evaluating %s (%s, %s): %s items%s", item.name, item.task_type, item.split, f"{items:,}", sampled)
 
 
+def widest_main(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The main metric of each set at the widest dimension; a result without a type is one of retrieval."""
+    main = [row for row in results if row["metric"] == MAIN[row.get("task_type", "retrieval")]]
+    widest = max((row["dim"] for row in main), default=0)
+    return [row for row in main if row["dim"] == widest]
+
+
 def type_means(main: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Average results of main metrics over the sets of a type, and then over the types, every one alike."""
     means: dict[str, dict[str, float | None]] = {}

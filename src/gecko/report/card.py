@@ -16,10 +16,11 @@ from gecko.report.dataset_card import write_data_card
 from gecko.report.figures_part import figures, leakage, limits, model_index
 from gecko.report.licences import hub_licence
 from gecko.report.markdown import as_yaml, code, details, front_matter, safe, shareable, short, table
+from gecko.report.own import write_card
 from gecko.report.run_facts import RunFacts, read_run
 from gecko.report.training_part import hub_sets, languages_of, teacher_part, training_data
 from gecko.report.verdict import verdict
-from gecko.shards import atomic, read_json
+from gecko.shards import read_json
 
 _HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # of the packaged model
 _HUB_LICENCE = "apache-2.0"
@@ -27,8 +28,6 @@ _HUB_LICENCE = "apache-2.0"
 
 def write_cards(run: Path) -> Path:
     """Write the cards of a finished run: its model's beside the weights, its data's at the root of the run.
-
-    A card that says the same already is left as it is, so that a folder does not look changed.
 
     Returns:
         The model's card.
@@ -40,10 +39,7 @@ def write_cards(run: Path) -> Path:
     if not path.parent.is_dir():
         raise GeckoError(f"{run} holds no model", "run gecko run on it first")
     facts = read_run(run)
-    text = render_card(facts)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_card(path, render_card(facts))
     write_data_card(facts)
     return path
 

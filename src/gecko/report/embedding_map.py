@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gecko.context import is_dev
+from gecko.context import held_out_rows
 from gecko.embedder.embedder import Embedder
 from gecko.errors import GeckoError
 from gecko.recipe import Recipe, load_recipe
@@ -109,8 +109,7 @@ def map_mark(run: Path) -> str:
 
 def _sample(run: Path, recipe: Recipe) -> tuple[list[FretRow], list[Passage]]:
     """Draw held-out rows, and passages with their positives and hard negatives; the least ids, which are hashes."""
-    held_out = (r for r in read_rows(run / "fret", to_fret) if is_dev(r.seed_id, recipe.gate.dev_share))
-    rows = sorted(held_out, key=lambda row: row.row_id)[:MAP_QUERIES]
+    rows = held_out_rows(read_rows(run / "fret", to_fret), recipe.gate.dev_share, MAP_QUERIES)
     wanted = {passage_id for row in rows for passage_id in (row.positive_id, row.negative_id)}
     passages: list[Passage] = []
     others: list[Passage] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gecko.evaluate.table import render_table, render_tasks, task_notes
-from gecko.evaluate.tasks import MAIN
+from gecko.evaluate.tasks import MAIN, widest_main
 from gecko.report.leakage import leakage_lines
 from gecko.report.markdown import details, safe
 from gecko.report.run_facts import RunFacts
@@ -80,12 +80,7 @@ def model_index(name: str, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 def main_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """The main metric of each test set and general task, each part of the evaluation at its widest dimension."""
     parts = (evaluation.get("results", []), (evaluation.get("tasks") or {}).get("results", []))
-    found: list[dict[str, Any]] = []
-    for rows in parts:
-        main = [row for row in rows if row["metric"] == MAIN[row.get("task_type", "retrieval")]]
-        widest = max((row["dim"] for row in main), default=0)
-        found += [row for row in main if row["dim"] == widest and row.get("tuned") is not None]
-    return found
+    return [row for rows in parts for row in widest_main(rows) if row.get("tuned") is not None]
 
 
 def _general(tasks: dict[str, Any]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
-from gecko.evaluate.tasks import MAIN
+from gecko.evaluate.tasks import widest_main
 
 _NAMED = 3  # test sets named in a line
 
@@ -35,7 +36,7 @@ def glance(
 
 
 def _who(evaluation: dict[str, Any]) -> str:
-    rows = _widest(evaluation)
+    rows = widest_main(evaluation.get("results") or [])
     if not rows or any(row.get("wins") is None for row in rows):
         return ""
     wins, losses, ties = (sum(row[name] for row in rows) for name in ("wins", "losses", "ties"))
@@ -47,23 +48,21 @@ def _who(evaluation: dict[str, Any]) -> str:
 
 def _words(evaluation: dict[str, Any]) -> str:
     """Whether the model is worth having where a search by words is there already."""
-    rows = _widest(evaluation)
+    rows = widest_main(evaluation.get("results") or [])
     if not rows or any(row.get("bm25") is None for row in rows):
         return ""
-    words, tuned = (_mean([row[name] for row in rows]) for name in ("bm25", "tuned"))
+    words, tuned = (fmean([row[name] for row in rows]) for name in ("bm25", "tuned"))
     compared = "less than" if words < tuned else "no less than"
     line = f"Search by words (BM25) reaches {100 * words:.1f}, {compared} the model's {100 * tuned:.1f}"
     both = [row.get("hybrid_tuned") for row in rows]
     known = [score for score in both if score is not None]
-    return line + (f"; both together reach {100 * _mean(known):.1f}." if len(known) == len(rows) else ".")
+    return line + (f"; both together reach {100 * fmean(known):.1f}." if len(known) == len(rows) else ".")
 
 
 def _elsewhere(tasks: dict[str, Any] | None) -> str:
     if not tasks or not tasks.get("results"):
         return "Not measured: the recipe names no general tasks, so it is not known whether anything was forgotten."
-    rows = [row for row in tasks["results"] if row["metric"] == MAIN[row["task_type"]]]
-    widest = max(row["dim"] for row in rows)
-    rows = [row for row in rows if row["dim"] == widest and row.get("delta") is not None]
+    rows = [row for row in widest_main(tasks["results"]) if row.get("delta") is not None]
     if not rows:
         return ""
     judged = [row for row in rows if row.get("ci95")]
@@ -77,7 +76,7 @@ def _elsewhere(tasks: dict[str, Any] | None) -> str:
     line += _named(
         "Changed, but without an interval that would tell chance apart", [r for r in rows if r not in judged]
     )
-    mean = (tasks.get("mean") or {}).get(f"types@{widest}", {}).get("delta")
+    mean = (tasks.get("mean") or {}).get(f"types@{rows[0]['dim']}", {}).get("delta")
     return line + (f" On average {100 * mean:+.1f} points." if mean is not None else "")
 
 
@@ -107,23 +106,19 @@ def _cost(summary: dict[str, Any] | None, calls: list[dict[str, Any]]) -> str:
 
 def _shorter(evaluation: dict[str, Any]) -> str:
     """The narrowest vectors that still do as well as the base at its full width."""
-    rows = _figures(evaluation)
+    rows = [row for row in evaluation.get("results") or [] if row["metric"] == "ndcg_at_10"]
     dims = sorted({row["dim"] for row in rows})
     if len(dims) < 2 or any(row.get("base") is None for row in rows):
         return ""
-    scores = {dim: _mean([row["tuned"] for row in rows if row["dim"] == dim]) for dim in dims}
+    scores = {dim: fmean([row["tuned"] for row in rows if row["dim"] == dim]) for dim in dims}
     full = dims[-1]
-    base = _mean([row["base"] for row in rows if row["dim"] == full])
+    base = fmean([row["base"] for row in rows if row["dim"] == full])
     dim = next((dim for dim in dims[:-1] if scores[dim] >= base), dims[-2])
     compared = "no less than" if scores[dim] >= base else "less than"
     return (
         f"With {dim} of {full} dimensions, {100 * dim / full:.0f} % of the storage, nDCG@10 is {100 * scores[dim]:.1f}"
         f", {compared} the base's {100 * base:.1f} with all of them."
     )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _fair(leakage: dict[str, Any] | None, evaluation: dict[str, Any]) -> str:
@@ -137,15 +132,6 @@ def _fair(leakage: dict[str, Any] | None, evaluation: dict[str, Any]) -> str:
     if not left:
         return f"{against}; repeated a question and left out of training: {leakage['leaked']:,}."
     return f"Doubtful: {against} and {left:,} that repeat a question of them were trained on."
-
-
-def _figures(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in evaluation.get("results") or [] if row["metric"] == "ndcg_at_10"]
-
-
-def _widest(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = _figures(evaluation)
-    return [row for row in rows if row["dim"] == max(one["dim"] for one in rows)]
 
 
 def _time(seconds: float) -> str:

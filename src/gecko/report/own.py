@@ -1,4 +1,4 @@
-"""The cards that gecko writes of data, and how one that someone has made theirs is told from them."""
+"""How cards are written, and how a data card that someone has made theirs is told from gecko's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ def write_own_card(path: Path, text: str) -> None:
     """
     text = f"{text.rstrip()}\n\n{_OWN}\n"
     there = _read(path)
-    if there is None or (_OWN in there and there != text):
+    if there is None or _OWN in there:
+        write_card(path, text)
+
+
+def write_card(path: Path, text: str) -> None:
+    """Write a card; one that says the same already is left as it is, so that a folder does not look changed.
+
+    Raises:
+        GeckoError: It cannot be written.
+    """
+    if _read(path) != text:
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gecko.evaluate.tasks import widest_main
+
 
 def verdict(evaluation: dict[str, Any] | None, gate: dict[str, Any] | None) -> dict[str, str]:
     """Judge a run by its human judgements if it has them, else by its gate.
@@ -17,8 +19,7 @@ def verdict(evaluation: dict[str, Any] | None, gate: dict[str, Any] | None) -> d
         ``word`` (a heading), ``line`` (one sentence), ``kind``: better, same, worse or unknown, and, where a
         difference is shown, ``gain`` (how much, in points).
     """
-    rows = [r for r in (evaluation or {}).get("results", []) if r["metric"] == "ndcg_at_10"]
-    rows = [r for r in rows if r["dim"] == max(row["dim"] for row in rows)]
+    rows = widest_main((evaluation or {}).get("results", []))
     compared = [r for r in rows if r.get("delta") is not None and r.get("ci95")]
     if gate and gate.get("chosen") == "base":
         return _kept_base(gate, compared)

@@ -128,8 +128,8 @@ def choose(
     if not dev.queries:
         return GateVerdict("base", 0.0, "there are no held-out queries to judge by", (), 0, probe_queries)
     sizes = [base.dim, *sorted({dim for dim in dims if dim < base.dim}, reverse=True)]
-    base_dev = _score(base, dev, sizes)
-    base_probe = None if probe is None else _score(base, probe, sizes[:1])
+    base_dev = score_queries(base, dev, sizes)
+    base_probe = None if probe is None else score_queries(base, probe, sizes[:1])
     if not np.isfinite(base_dev).all() or not (base_probe is None or np.isfinite(base_probe).all()):
         raise GeckoError(f"{base.path}: its vectors are not numbers", "choose another train.student")
     trials = [_baseline(base_dev, base_probe)]
@@ -234,14 +234,14 @@ def _try(
     base_probe: np.ndarray | None,
     options: GateOptions,
 ) -> Trial:
-    found = _score(embedder, dev, sizes)
+    found = score_queries(embedder, dev, sizes)
     scores = np.nan_to_num(found)
     reason = "" if np.isfinite(found).all() else "its vectors are not numbers: the training diverged"
     gain, *narrow = (float(own.mean() - before.mean()) for own, before in zip(scores, base_dev, strict=True))
     interval = paired_bootstrap(base_dev[0], scores[0])
     probe_mean = probe_gain = None
     if probe is not None and base_probe is not None:
-        probe_mean = float(np.nan_to_num(_score(embedder, probe, sizes[:1])).mean())
+        probe_mean = float(np.nan_to_num(score_queries(embedder, probe, sizes[:1])).mean())
         probe_gain = probe_mean - float(base_probe.mean())
     keeps = probe_gain is None or probe_gain >= -options.max_probe_loss
     holds = gain >= options.min_gain and min(narrow, default=0.0) >= 0
@@ -259,7 +259,7 @@ def _try(
     )
 
 
-def _score(embedder: Embedder | KnownPassages, dev: DevSet, sizes: Sequence[int]) -> np.ndarray:
+def score_queries(embedder: Embedder | KnownPassages, dev: DevSet, sizes: Sequence[int]) -> np.ndarray:
     """nDCG@10 of every query at each size, (sizes, n); none is a number where the model's vectors are not."""
     queries, tasks = [query for _, query in dev.queries], [task for task, _ in dev.queries]
     vectors = embedder.encode_queries(queries, tasks)
