@@ -28,6 +28,10 @@ VERBS = [
     "index",
     "search",
     "report",
+    "themes",
+    "similar",
+    "classify",
+    "match",
 ]
 runner = CliRunner()
 
