@@ -54,6 +54,8 @@ def test_the_verb_takes_ids_and_texts(gecko, table, tiny_model, tmp_path):
         "similar", tiny_model, "--items", table, "--to", "t0", "--to", "river road tree", "-k", 5, "--out", out
     )
     assert code == 0, said
+    assert "'river road tree' is no item's id: taken as a text" in said
+    assert "'t0'" not in said
     first, second = value["similar"]
     assert first["to"] == "t0"
     assert "t0" not in {like["id"] for like in first["like"]}

@@ -19,7 +19,7 @@ def clouds():
     vectors = np.repeat(centres, 40, axis=0) + 0.12 * rng.normal(size=(160, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = ["tax form", "train delay", "garden shed", "printer toner"]
-    return vectors.astype(np.float32), [f"the {names[i // 40]} and some other thing {i % 7}" for i in range(160)]
+    return vectors.astype(np.float32), [f"the {names[i // 40]} and some other thing {i}" for i in range(160)]
 
 
 def test_dense_places_are_themes_named_by_their_own_words(clouds):
@@ -68,9 +68,8 @@ def test_texts_beyond_the_map_join_the_theme_they_are_in_or_none(clouds, monkeyp
 )
 def test_too_few_texts_are_told(clouds, count, same, said):
     vectors, texts = clouds
-    chosen = np.repeat(vectors[:1], count, axis=0) if same else vectors[:count]
     with pytest.raises(GeckoError, match=said):
-        find_themes(chosen, texts[:count])
+        find_themes(vectors[:count], texts[:1] * count if same else texts[:count])
 
 
 def test_words_that_all_themes_share_name_none_of_them():

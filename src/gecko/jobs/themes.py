@@ -77,9 +77,8 @@ def find_themes(vectors: np.ndarray, texts: Sequence[str], *, smallest: int | No
     """
     if len(texts) < FEWEST:
         raise GeckoError(f"{len(texts)} texts are too few for themes", f"give {FEWEST} or more")
-    distinct = len(np.unique(vectors.round(4), axis=0))
-    if distinct < FEWEST:
-        raise GeckoError(f"only {distinct} of the texts differ", f"themes need {FEWEST} or more that do")
+    if len(set(texts)) < FEWEST:
+        raise GeckoError(f"only {len(set(texts))} of the texts differ", f"themes need {FEWEST} or more that do")
     placed = np.arange(len(texts))
     if len(texts) > MOST_LAID_OUT:
         placed = np.sort(np.random.default_rng(seed).choice(len(texts), MOST_LAID_OUT, replace=False))
@@ -102,7 +101,7 @@ def _cluster(layout: np.ndarray, smallest: int) -> np.ndarray:
     """Number the dense places of a layout from 1; 0 is between them."""
     from sklearn.cluster import HDBSCAN
 
-    model = HDBSCAN(min_cluster_size=smallest, min_samples=_NEIGHBOURS, allow_single_cluster=True, copy=True)
+    model = HDBSCAN(min_cluster_size=smallest, min_samples=_NEIGHBOURS, copy=True)
     return np.asarray(model.fit_predict(layout), int) + 1
 
 

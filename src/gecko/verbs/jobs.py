@@ -56,6 +56,8 @@ def similar(
     place = {item.item_id: index for index, item in enumerate(found.items)}
     if to:
         own = [place.get(each) for each in to]
+        for each in (each for each, index in zip(to, own, strict=True) if index is None):
+            say(f"{each!r} is no item's id: taken as a text")
         asked = [each if index is None else whole[index] for each, index in zip(to, own, strict=True)]
         names = [each if index is not None else "" for each, index in zip(to, own, strict=True)]
         queries = embedder.encode_symmetric(asked, word, "STS")

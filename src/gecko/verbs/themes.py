@@ -90,6 +90,8 @@ def themes(
             for item, number in zip(found.items, result.of, strict=True)
         ),
     )
+    if not named:
+        say("no theme stands out: the texts are of one kind, or --smallest is too large for them")
     lines = [f"{theme['count']:7,}  {theme['name']}" for theme in value["themes"][:20]]
     more = len(named) - len(lines)
     lines += [f"{'':9}and {more} more"] if more > 0 else []
