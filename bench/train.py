@@ -240,6 +240,12 @@ def heads(title: str, names: str, left: int) -> list[str]:
     return ["", f"## {title}", "", f"| {names} |", f"|{':--|' * left}{'--:|' * (count - left)}"]
 
 
+def spread(seconds: list[float]) -> str:
+    """The median of the steps that count, with the least and the most."""
+    least, *_, most = sorted(seconds[1:])
+    return f"{statistics.median(seconds[1:]):.2f} ({least:.2f} to {most:.2f})"
+
+
 def tables(done: list[tuple[Cell, dict[str, Any]]]) -> Iterator[str]:
     """The worst figure of each claim, then the tables."""
     kinds = ("speed", "parts", "memory", "prefinetune")
@@ -256,19 +262,16 @@ def tables(done: list[tuple[Cell, dict[str, Any]]]) -> Iterator[str]:
     yield from heads("Beside Sentence-Transformers", names, 3)
     for cell, found in speed:
         for side, seconds in found["seconds"].items():
-            least, *_, most = sorted(seconds[1:])
-            middle = statistics.median(seconds[1:])
-            spread = f"{middle:.2f} ({least:.2f} to {most:.2f})"
-            figures = f"{found['loss'][side]:.5f} | {spread} | {cell['rows'] / middle:.1f}"
+            rate = cell["rows"] / statistics.median(seconds[1:])
+            figures = f"{found['loss'][side]:.5f} | {spread(seconds)} | {rate:.1f}"
             yield f"| {describe(cell, found)} | {side} | {figures} | {ratio(found, THEIRS, side):.2f} |"
-    yield from heads("What each part gives", "batch | type | gecko | seconds | times", 3)
+    yield from heads("What each part gives", "batch | type | gecko | seconds (least to most) | times", 3)
     for cell, found in parts:
         for side, seconds in found["seconds"].items():
-            figures = f"{statistics.median(seconds[1:]):.2f} | {ratio(found, side, WHOLE):.2f}"
-            yield f"| {describe(cell, found)} | {side} | {figures} |"
-    yield from heads("Memory", "batch | type | seconds | peak, GB", 2)
+            yield f"| {describe(cell, found)} | {side} | {spread(seconds)} | {ratio(found, side, WHOLE):.2f} |"
+    yield from heads("Memory", "batch | type | peak, GB", 1)
     for cell, found in (*memory, *large):
-        yield f"| {describe(cell, found)} | {found['seconds'][OURS][0]:.0f} | {found['gigabytes']:.2f} |"
+        yield f"| {describe(cell, found)} | {found['gigabytes']:.2f} |"
 
 
 def main() -> None:

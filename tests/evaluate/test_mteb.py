@@ -301,6 +301,11 @@ def test_an_unchanged_student_was_trained_on_nothing_more(tmp_path: Path) -> Non
     assert provenance(run_of(tmp_path / "run", sources=[tmp_path], alpha=0.0)).datasets == frozenset()
 
 
+def test_relative_sources_are_sought_beside_the_run_too(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    assert provenance(run_of(tmp_path / "run", sources=[Path("claims")])).datasets == {"claims", "stdlib"}
+
+
 def test_unknown_training_data_is_none_and_said(tmp_path: Path) -> None:
     gone = provenance(run_of(tmp_path / "run", sources=[tmp_path / "gone"]))
     assert gone.datasets is None

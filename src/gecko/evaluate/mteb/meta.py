@@ -117,7 +117,7 @@ def _of_paths(paths: Iterable[str], run: Path, student: str, recipe: Mapping[str
         if path.endswith(":"):  # stdlib:
             datasets.add(path.rstrip(":"))
             continue
-        place = next((root / path for root in (Path(), run) if (root / path).exists()), None)
+        place = next((root / path for root in (Path(), run, run.parent) if (root / path).exists()), None)
         if place is None and not any(sign in path for sign in "*?["):
             said = f"unknown: {Path(path).name}, which the run's recipe names, is not there any more"
             return Provenance(None, said, student, recipe)
