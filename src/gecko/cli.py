@@ -18,7 +18,7 @@ from gecko.shell import answer as _answer
 from gecko.shell import out_option as _out
 from gecko.shell import say as _say
 from gecko.shell import verb as _verb
-from gecko.verbs import compare, evaluate, judge
+from gecko.verbs import compare, evaluate, export, judge
 
 app = typer.Typer(
     name="gecko",
@@ -317,6 +317,9 @@ def audit(
 
 app.command(epilog=compare.EXAMPLE)(compare.compare)
 app.command(epilog=judge.EXAMPLE)(judge.judge)
+app.command(epilog=export.EXPORT_EXAMPLE)(export.export)
+app.command(epilog=export.VERIFY_EXAMPLE)(export.verify)
+app.command(epilog=export.PUSH_EXAMPLE)(export.push)
 
 
 @app.command(epilog="Example: gecko index runs/docs/model --corpus runs/docs/passages --out index/")
