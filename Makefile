@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines test-adapters lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-export test-mteb
+.PHONY: setup demo test test-engines test-adapters lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -78,6 +78,10 @@ bench-audit: setup
 # Real tasks of MTEB, offline, for the base and MODEL (runs/demo/model); DATA is a folder as --mteb-data takes it.
 bench-mteb: $(MTEB)
 	$(BIN)/python bench/mteb_tasks.py $(or $(MODEL),runs/demo/model) --data $(or $(DATA),../shared/data) $(if $(TASKS),--tasks $(TASKS))
+
+# Themes, similar items, classes and translations on people's labels; MODEL is measured beside the base.
+bench-jobs: setup
+	$(BIN)/python bench/jobs.py $(MODEL)
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

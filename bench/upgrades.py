@@ -2,6 +2,7 @@
 
     python bench/upgrades.py          # seed 0, every switch
     python bench/upgrades.py 1,2      # further seeds, of the switches that helped with seed 0 and of the default
+    python bench/upgrades.py 0,1,2 whole   # the default and listwise, trained as long as the recipe says
 
 Two corpora with recorded replies of a language model. powershell_docs is judged on held-out recorded queries, with the
 grades of that model; mlquestions on people's dev questions. What training costs elsewhere is judged on train and dev
@@ -33,10 +34,11 @@ DEV = OUT / "dev"
 CORPORA = ("powershell_docs", "mlquestions")
 DIMS = (384, 256)
 MAX_DEV = 200  # held-out queries that powershell_docs is judged on
+WHOLE = "powershell_docs, as long as the recipe trains"
+WHOLE_LABELS = ("default", "base", "listwise")
 # One pass at 64 tokens, so that nineteen runs fit in an hour or two.
+SHORT = ("train.max_length=64", "train.epochs=1")
 COMMON = (
-    "train.max_length=64",
-    "train.epochs=1",
     "gate.alphas=[1.0]",
     "gate.max_probe_loss=1",
     f"gate.max_dev={MAX_DEV}",
@@ -136,10 +138,12 @@ def run(label: str, corpus: str, seed: int) -> dict:
 
     The base is scored after the default run, on the queries which that held out.
     """
-    out = OUT / f"{corpus}-{seed}"
+    name = corpus.partition(",")[0]
+    out = OUT / (f"{name}-whole-{seed}" if corpus == WHOLE else f"{name}-{seed}")
     if label != "base":
-        values = [f"teacher.spec=recorded:{SHARED / 'recorded' / corpus}", f"seed={seed}", *COMMON, *SWITCHES[label]]
-        train_run(DATA / corpus, out, values)
+        length = () if corpus == WHOLE else SHORT
+        values = [f"teacher.spec=recorded:{SHARED / 'recorded' / name}", f"seed={seed}", *length, *COMMON]
+        train_run(DATA / name, out, [*values, *SWITCHES[label]])
     # Not what the gate shipped, which is the base where held-out queries do not gain.
     embedder = Embedder(BASE if label == "base" else str(out / "train" / "model"))
     scores = dev_scores(embedder, dev_items(corpus, out))
@@ -161,7 +165,9 @@ def table(done: list[dict]) -> list[str]:
     heads = ["switch", "seeds", "dev, 384", "beside the default", "dev, 256", "beside the default"]
     heads += [kind.replace("_", " ") for kind in GENERAL]
     lines: list[str] = []
-    for corpus in CORPORA:
+    for corpus in (*CORPORA, WHOLE):
+        if all(entry["corpus"] != corpus for entry in done):
+            continue
         lines += [
             "",
             f"## {corpus}",
@@ -195,7 +201,7 @@ def general_cell(entries: list[dict], base: list[dict] | None, kind: str) -> str
 
 def helped(done: list[dict], label: str) -> bool:
     """Whether a switch gained on dev with seed 0, on the mean of the corpora it was tried on, at both sizes."""
-    first = {(e["label"], e["corpus"]): e["scores"] for e in done if e["seed"] == 0}
+    first = {(e["label"], e["corpus"]): e["scores"] for e in done if e["seed"] == 0 and e["corpus"] != WHOLE}
     corpora = [corpus for name, corpus in first if name == label]
     gains = [
         statistics.mean(np.mean(first[label, c][str(dim)]) - np.mean(first["default", c][str(dim)]) for c in corpora)
@@ -210,7 +216,7 @@ def main() -> None:
     if not SHARED.is_dir():
         raise SystemExit("the labelled corpora are not here; this bench needs them")
     seeds = [0] if len(sys.argv) < 2 else [int(seed) for seed in sys.argv[1].split(",")]
-    corpora = CORPORA if len(sys.argv) < 3 else tuple(sys.argv[2].split(","))
+    corpora = CORPORA if len(sys.argv) < 3 else (WHOLE,) if sys.argv[2] == "whole" else tuple(sys.argv[2].split(","))
     if not DEV.exists():
         general_tasks()
         judged_folder("mlquestions")
@@ -222,6 +228,8 @@ def main() -> None:
                 known = any((e["label"], e["corpus"], e["seed"]) == (label, corpus, seed) for e in done)
                 wanted = seed == 0 or label in ("default", "base") or helped(done, label)
                 if known or not wanted or (corpus == "mlquestions" and label in GRADED):
+                    continue
+                if corpus == WHOLE and label not in WHOLE_LABELS:
                     continue
                 done.append(run(label, corpus, seed))
                 note_done(record, done[-1])

@@ -31,6 +31,10 @@ VERBS = [
     "index",
     "search",
     "report",
+    "themes",
+    "similar",
+    "classify",
+    "match",
 ]
 runner = CliRunner()
 

@@ -109,6 +109,78 @@ def test_mtebs_figure_is_geckos(whole, task: str) -> None:
         assert theirs["n"] == ours["n"]
 
 
+def test_tasks_of_several_languages_are_filled_by_their_folders(places: Path, topic_model, monkeypatch) -> None:
+    """Classes whose subsets are languages, one of which joins splits after loading: a folder holds what is scored."""
+    data = places / "languages"
+    for task, name in {"RTE3": "same", "SIB200Classification": "intents", "SIB200ClusteringS2S": "groups"}.items():
+        for language in ("en", "de") if task == "RTE3" else ("eng_Latn", "deu_Latn"):
+            shutil.copytree(places / "sets" / name, data / task / language)
+    monkeypatch.setattr("mteb.abstasks.clustering.AbsTaskClustering.n_clusters", 2)
+    monkeypatch.chdir(places)
+    model = described(Unlike(topic_model("tuned"), 0.2))
+    tasks = open_mteb(["RTE3", "SIB200Classification", "SIB200ClusteringS2S"], data)
+    report = evaluate_mteb(model, None, tasks, places / "languages-out")
+    facts = {fact["dataset"]: fact for fact in report["sets"]}
+    assert {name: (len(fact["subsets"]), fact["items"], fact["of_subsets"]) for name, fact in facts.items()} == {
+        "RTE3": (2, 32, 4),
+        "SIB200Classification": (2, 48, 197),
+        "SIB200ClusteringS2S": (2, 48, 197),
+    }
+    own = evaluate_tasks(model, None, open_sets([places / "sets" / "same", places / "sets" / "intents"], TaskOptions()))
+    for task, metric in {"RTE3": "max_ap", "SIB200Classification": "accuracy"}.items():
+        figure = next(r["tuned"] for r in own["results"] if r["metric"] == metric)
+        row = next(r for r in report["results"] if r["dataset"] == task)
+        assert (row["metric"], row["tuned"]) == (metric, pytest.approx(figure, abs=1e-6))
+    assert next(r["tuned"] for r in report["results"] if r["task_type"] == "clustering") > 0.5
+
+
+def test_equal_scores_of_a_pool_count_against_the_model_as_gecko_has_it(tmp_path: Path, topic_model, rows_to) -> None:
+    """mteb orders equal scores by descending id; with eleven texts, "9" would come before "10"."""
+    pool = [f"the comet {i:02d}" for i in range(11)]
+    rows_to(
+        tmp_path / "AskUbuntuDupQuestions/reranking.jsonl",
+        [{"query": "comet", "positive": pool[:3], "negative": pool[3:]}],
+    )
+    model = described(topic_model("tuned"))
+    model._encode = lambda texts: np.tile(np.eye(1, model.dim, dtype=np.float32), (len(texts), 1))
+    report = evaluate_mteb(model, None, open_mteb(["AskUbuntuDupQuestions"], tmp_path), tmp_path / "out")
+    own = evaluate_tasks(model, None, open_sets([tmp_path / "AskUbuntuDupQuestions"], TaskOptions()))
+    expected = (1 / 9 + 2 / 10 + 3 / 11) / 3
+    assert own["results"][0]["tuned"] == pytest.approx(expected)
+    assert report["results"][0]["tuned"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_measures_are_mtebs_on_runs_with_ties(seed: int) -> None:
+    from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
+
+    from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank, top_k
+
+    rng = np.random.default_rng(seed)
+    queries, documents = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (30, 120))
+    scores = queries @ documents.T  # at most seven values
+    judged = [
+        {int(d): int(g) for d, g in zip(rng.choice(120, 9, False), rng.integers(0, 4, 9), strict=True)}
+        for _ in range(30)
+    ]
+    ids = [f"d{999 - place}" for place in range(120)]  # equal scores: mteb by descending id, gecko by position
+    theirs = calculate_retrieval_scores(
+        {f"q{q}": {ids[d]: float(scores[q, d]) for d in range(120)} for q in range(30)},
+        {f"q{q}": {ids[d]: g for d, g in grades.items()} for q, grades in enumerate(judged)},
+        [10, 100, 1000],
+    )
+    ranking = top_k(queries, documents, 120)[0]
+    for ours, their in (
+        (ndcg_at_k(ranking, judged, 10), theirs.ndcg["NDCG@10"]),
+        (ndcg_at_k(ranking, judged, 100), theirs.ndcg["NDCG@100"]),
+        (recall_at_k(ranking, judged, 100), theirs.recall["Recall@100"]),
+        (average_precision(ranking, judged), theirs.map["MAP@1000"]),
+        (reciprocal_rank(ranking, judged, 10), theirs.mrr["MRR@10"]),
+    ):
+        assert 0 < their < 1
+        assert ours.mean() == pytest.approx(their, abs=1e-5)  # mteb rounds to five places
+
+
 def test_a_cluster_is_found_by_the_one_and_not_by_the_other(whole) -> None:
     row = next(r for r in whole[0]["results"] if r["task_type"] == "clustering" and r["dim"] == 16)
     assert (row["metric"], row["n"]) == ("v_measure", 24)

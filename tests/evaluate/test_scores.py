@@ -139,6 +139,14 @@ def test_reranking_scores_each_pool_and_ties_count_against(rng) -> None:
     assert found.units == pytest.approx([1.0, 1 / 3])  # the second query's texts are its own
 
 
+@pytest.mark.parametrize("size", [3, 7, 11, 33])
+def test_equal_texts_of_a_pool_tie_whatever_their_place_and_width(rng, size: int) -> None:
+    for width in (16, 61, 384):
+        query, text = unit(rng, 1, width), unit(rng, 1, width)
+        scores = Reranking(["q"], [["t"] * size], [1]).scores((query, np.repeat(text, size, axis=0)))
+        assert scores["map"].value == pytest.approx(1 / size)  # the relevant one is put last
+
+
 def test_summaries_are_scored_by_the_nearest_human_one(rng) -> None:
     human, machine = [["h"] * 2, ["h"] * 3], [["m"] * 4, ["m"] * 5]
     gold = [[1.0, 2.0, 3.0, 2.0], [5.0, 1.0, 2.0, 2.0, 4.0]]

@@ -236,6 +236,10 @@ def test_how_much_is_needed_comes_from_the_differences_seen(begin):
     need, candidates = judging.session.need(0.1)
     assert (need.queries, need.deviation, need.seen, candidates) == (52, 0.25, 0, 52 * 5)
     assert "52 queries, 260 candidates (deviation 0.25, assumed: nothing is judged yet)" in judging.needed()
+    alone = begin(Wanted(judging.settings.corpus, depth=3), out="alone")  # BM25 has nothing to be compared with
+    alone.session.add(["bear"])
+    mark_all(alone)
+    assert "assumed: there is no model to compare" in alone.needed()
     # What only the base finds is relevant to every other query: the two models differ much, in both directions.
     mark_all(
         judging,

@@ -80,7 +80,9 @@ class Reranking:
         end = 0
         for row, (query, pool, count) in enumerate(zip(queries, self.pools, self.relevant, strict=True)):
             start, end = end, end + len(pool)
-            ranking[row, : len(pool)] = np.argsort(-(texts[start:end] @ query), kind="stable")
+            # Not a matrix product, which may sum equal rows in different orders: their last digits would break the tie.
+            cosine = (texts[start:end] * query).sum(axis=1)
+            ranking[row, : len(pool)] = np.argsort(-cosine, kind="stable")
             judged.append(dict.fromkeys(range(len(pool) - count, len(pool)), 1))
         return {
             "map": Score.mean(average_precision(ranking, judged)),

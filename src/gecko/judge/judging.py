@@ -95,7 +95,8 @@ class Judging:
     def needed(self) -> str:
         """How many judgements the goal takes."""
         found, candidates = self.session.need(self.goal.difference, self.goal.power)
-        source = "assumed: nothing is judged yet" if not found.seen else f"of {found.seen} queries and a prior"
+        nothing = "nothing is judged yet" if self.settings.systems else "there is no model to compare"
+        source = f"of {found.seen} queries and a prior" if found.seen else f"assumed: {nothing}"
         line = (
             f"a difference of {found.difference:g} in nDCG@10 (power {found.power:g}, level {found.level:g}) takes "
             f"about {found.queries:,} queries, {candidates:,} candidates (deviation {found.deviation:.2f}, {source})"

@@ -67,7 +67,7 @@ def before_after(bars: Sequence[Bar], label: str) -> Markup:
         if bar.reference is not None:
             at = bar.reference * scale
             marks.append(_rule(at, top + 18, at, top + 48, "reference"))
-    return _frame(marks, max(row * len(bars) - 10, 10), label)
+    return frame(marks, max(row * len(bars) - 10, 10), label)
 
 
 def histogram(
@@ -103,7 +103,7 @@ def histogram(
         marks += [_rule(0, 17.5, 100, 17.5, "rule"), _text(100, 12, f"{100 * highest:.0f} %", "soft", anchor="end")]
     marks.append(_rule(0, base + 0.5, 100, base + 0.5, "rule"))
     marks += [_tick(100 * at, height - 6, text) for at, text in ticks]
-    return _frame(marks, height, label)
+    return frame(marks, height, label)
 
 
 def curves(
@@ -146,7 +146,7 @@ def curves(
     marks.append(_text(start, height - 22, f"{left:g}", "soft"))
     marks.append(_text((start + end) / 2, height - 22, x_name, "soft", anchor="middle"))
     marks.append(_text(end, height - 22, f"{right:g}", "soft", anchor="end"))
-    return _frame(marks, height - 14, label)
+    return frame(marks, height - 14, label)
 
 
 def scatter(points: Sequence[Point], links: Sequence[tuple[int, int]], label: str, height: int = 340) -> Markup:
@@ -165,13 +165,13 @@ def scatter(points: Sequence[Point], links: Sequence[tuple[int, int]], label: st
         circle = Markup('<circle class="{}" cx="{}%" cy="{}" r="{}" data-i="{}"><title>{}</title></circle>')
         radius = "4.5" if point.style == "accent" else "3"
         marks.append(circle.format(f"point {point.style}", f"{x:.2f}", f"{y:.1f}", radius, number, point.name))
-    return _frame(marks, height, label)
+    return frame(marks, height, label)
 
 
 def share_bar(share: float, label: str) -> Markup:
     """Draw one fraction 0-1 as a filled track."""
     share = min(max(share, 0.0), 1.0)
-    return _frame([_rect(0, 0, 100, 8, "track"), _rect(0, 0, 100 * share, 8, "accent")], 8, label)
+    return frame([_rect(0, 0, 100, 8, "track"), _rect(0, 0, 100 * share, 8, "accent")], 8, label)
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -182,7 +182,8 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(points[(a + b) // 2][0], sum(y for _, y in points[a:b]) / (b - a)) for a, b in pairwise(edges)]
 
 
-def _frame(marks: Sequence[Markup], height: float, label: str) -> Markup:
+def frame(marks: Sequence[Markup], height: float, label: str) -> Markup:
+    """Put marks into one picture as wide as its place, with a label for those who cannot see it."""
     return Markup('<svg role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
         label, f"{height:g}", Markup("").join(marks)
     )
