@@ -93,12 +93,13 @@ bench-compat: setup
 	@$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 'sentence-transformers==5.1.*' 'transformers<5'
 	$(BIN)/python bench/compat.py $(or $(MODEL),runs/demo/model) $(OLD)/bin/python
 
-# Exports beside their model, Sentence-Transformers and fastembed, which has an environment of its own.
+# Exports of MODEL beside it, Sentence-Transformers and fastembed, which has an environment of its own and is left out
+# where it cannot be installed. SMALL=1: few texts, prints only.
 RIVALS := runs/rivals
 bench-export: setup
 	@test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
-	@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt fastembed==0.9.1
-	$(BIN)/python bench/export.py $(or $(MODEL),runs/demo/model) $(RIVALS)/bin/python
+	-@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt fastembed==0.9.1
+	$(BIN)/python bench/export.py $(or $(MODEL),runs/demo/model) $(RIVALS)/bin/python $(if $(SMALL),--small)
 
 # Ranks three corpora whole (about half an hour), then asks the rankings again, a score at a time.
 bench-relabel: setup

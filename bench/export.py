@@ -1,14 +1,17 @@
 """Exports of a model: do they answer as it does, what do they cost on people's questions, and how fast are they?
 
-    python bench/export.py MODEL RIVALS_PYTHON            # writes docs/results/export.md, which says what is measured
-    python bench/export.py MODEL RIVALS_PYTHON --small    # few texts, to see it work; prints only
+    python bench/export.py MODEL [RIVALS_PYTHON]            # writes docs/results/export.md, which says what is measured
+    python bench/export.py MODEL [RIVALS_PYTHON] --small    # few texts, to see it work; prints only
 
-RIVALS_PYTHON is the interpreter of an environment that has fastembed. Each side encodes in a process of its own, the
-sides in turns, model loading and a first batch not counted. Exports that are in ``runs/bench/export`` and are of the
-model as it is are not made again.
+RIVALS_PYTHON is the interpreter of an environment that has fastembed; without it, fastembed is left out. Each side
+encodes in a process of its own on the same number of threads (OMP_NUM_THREADS, or the processors there are), the sides
+in turns, model loading and a first batch not counted. nDCG@10 is measured on those of the labelled corpora that are
+here. Exports that are in ``runs/bench/export`` and are of the model as it is are not made again.
 """
 
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,27 +28,34 @@ SETS = ("powershell_docs", "scifact")
 TEXTS, SMALL = 5000, 128
 TOKENS = (100, 250)
 ROUNDS, SMALL_ROUNDS = 5, 1
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 TORCH = "Sentence-Transformers, torch float32"
+FASTEMBED = "fastembed, our onnx"
 
 
-def sides(model: str) -> dict[str, tuple[str, str]]:
+def sides(model: str, *, rivals: bool) -> dict[str, tuple[str, str]]:
     """Name of each side → the kind of encoder, and what it opens."""
     exports = {kind: str(OUT / kind) for kind in FORMATS}
-    return {
+    ours = {
         TORCH: ("sentence_transformers", model),
         "gecko, torch (bfloat16 where the CPU has it)": ("gecko", model),
         "gecko, onnx": ("gecko", exports["onnx"]),
         "gecko, onnx-int8": ("gecko", exports["onnx-int8"]),
         "gecko, static": ("gecko", exports["static"]),
         "Sentence-Transformers, our static": ("sentence_transformers", exports["static"]),
-        "fastembed, our onnx": ("fastembed", f"{exports['onnx']}/onnx/model.onnx"),
+    }
+    theirs = {
+        FASTEMBED: ("fastembed", f"{exports['onnx']}/onnx/model.onnx"),
         "fastembed, our onnx-int8": ("fastembed", f"{exports['onnx-int8']}/onnx/model_quantized.onnx"),
     }
+    return ours | theirs if rivals else ours
 
 
 def sentence_transformers_encoder(model: str) -> Callable[[list[str]], Any]:
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    torch.set_num_threads(THREADS)
     if model == "all-MiniLM-L6-v2":
         from gecko.embedder.open import resolve_model
 
@@ -55,8 +65,11 @@ def sentence_transformers_encoder(model: str) -> Callable[[list[str]], Any]:
 
 
 def gecko_encoder(model: str) -> Callable[[list[str]], Any]:
+    import torch
+
     from gecko.embedder.embedder import Embedder
 
+    torch.set_num_threads(THREADS)  # an ONNX export has threads of its own, as many
     return Embedder(model).encode
 
 
@@ -75,7 +88,7 @@ def fastembed_encoder(graph: str) -> Callable[[list[str]], Any]:
         model_file=file,
         output_name="sentence_embedding",
     )
-    loaded = TextEmbedding("mine", specific_model_path=str(folder), local_files_only=True)
+    loaded = TextEmbedding("mine", specific_model_path=str(folder), local_files_only=True, threads=THREADS)
     return lambda texts: list(loaded.embed(texts))
 
 
@@ -95,33 +108,33 @@ def encode(kind: str, model: str, file: Path) -> None:
     print(json.dumps({"seconds": seconds, "first": [float(value) for value in vectors[0]]}))
 
 
-def passages(model: str, count: int) -> list[str]:
-    """Passages of powershell_docs and scifact in turns, of so many tokens."""
+def passages(model: str, folders: Sequence[Path], count: int) -> list[str]:
+    """Passages of the corpora in turns, of so many tokens."""
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.beir import load_beir
 
     embedder = Embedder(model)
     pools = []
-    for name in SETS:
-        data = load_beir(SHARED / name, "test")
+    for folder in folders:
+        data = load_beir(folder, "test")
         pools.append(embedder.render_passages(list(zip(data.titles, data.texts, strict=True))))
     tokenizer, found = embedder.model.tokenizer, []
-    for text in (text for pair in zip(*pools, strict=False) for text in pair):
-        if TOKENS[0] <= len(tokenizer(text, verbose=False)["input_ids"]) <= TOKENS[1]:
+    for text in itertools.chain.from_iterable(itertools.zip_longest(*pools)):
+        if text and TOKENS[0] <= len(tokenizer(text, verbose=False)["input_ids"]) <= TOKENS[1]:
             found.append(text)
             if len(found) == count:
                 break
     return found
 
 
-def measure(model: str, rivals: str, texts: Sequence[str], rounds: int) -> dict[str, dict]:
+def measure(model: str, rivals: str | None, texts: Sequence[str], rounds: int) -> dict[str, dict]:
     """Seconds of each side, by round, and its first vector."""
     file = OUT / "texts.json"
     file.write_text(json.dumps(texts))
     found: dict[str, dict] = {}
     for turn in range(rounds):
-        for name, (kind, target) in sides(model).items():
-            python = rivals if kind == "fastembed" else sys.executable
+        for name, (kind, target) in sides(model, rivals=rivals is not None).items():
+            python = rivals if rivals is not None and kind == "fastembed" else sys.executable
             command = [python, __file__, "--encode", kind, target, str(file)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             answer = json.loads(done.stdout.strip().splitlines()[-1])
@@ -143,10 +156,11 @@ def speed_table(found: dict[str, dict], count: int) -> list[str]:
     for name, side in found.items():
         all_of = [count / seconds for seconds in side["seconds"]]
         first = np.array(side["first"])
+        rival = f"{pace[name] / pace[FASTEMBED]:.2f}" if FASTEMBED in pace else "–"
         same = f"{float(known @ first / np.linalg.norm(first)):.4f}" if len(first) == len(known) else "–"
         lines.append(
             f"| {name} | {pace[name]:,.1f} ({min(all_of):,.1f} to {max(all_of):,.1f}) | {pace[name] / pace[TORCH]:.2f} "
-            f"| {pace[name] / pace['fastembed, our onnx']:.2f} | {same} |"
+            f"| {rival} | {same} |"
         )
     return lines
 
@@ -174,7 +188,7 @@ def small_set(source: Path, out: Path, queries: int = 30, documents: int = 150) 
     chosen = list(dict.fromkeys(row.split("\t")[0] for row in rows))[:queries]
     kept = [row for row in rows if row.split("\t")[0] in chosen]
     wanted = {row.split("\t")[1] for row in kept}
-    corpus = (source / "corpus.jsonl").read_text().splitlines()
+    corpus = (source / "corpus.jsonl").read_text().strip().split("\n")  # not splitlines: texts hold other line ends
     lines = [line for place, line in enumerate(corpus) if json.loads(line)["_id"] in wanted or place < documents]
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     (out / "qrels" / "test.tsv").write_text("\n".join([head, *kept]) + "\n")
@@ -196,6 +210,15 @@ def make_exports(model: str) -> None:
             export_model(model, kind, OUT / kind, tell=print)
 
 
+def with_fastembed(pythons: Sequence[str]) -> str | None:
+    """The interpreter that has fastembed, if one was named and it does."""
+    for python in pythons:
+        if subprocess.run([python, "-c", "import fastembed"], check=False, capture_output=True).returncode == 0:
+            return python
+        print(f"{python} has no fastembed: it is left out")
+    return None
+
+
 def main() -> None:
     """Make the exports, verify them, time them, write the page."""
     arguments = [value for value in sys.argv[1:] if value != "--small"]
@@ -206,17 +229,17 @@ def main() -> None:
 
     from gecko.export.verify import verify
 
-    model, rivals = arguments
+    model, rivals = arguments[0], with_fastembed(arguments[1:])
     small = "--small" in sys.argv
-    if not SHARED.is_dir():
-        raise SystemExit("the labelled corpora are not here; this bench needs them")
+    folders = [SHARED / name for name in SETS if (SHARED / name).is_dir()]
+    if not folders:
+        raise SystemExit(f"none of the labelled corpora is here: {', '.join(SETS)}")
     OUT.mkdir(parents=True, exist_ok=True)
     make_exports(model)
-    folders = [SHARED / name for name in SETS]
     if small:
         folders = [small_set(folder, OUT / "small" / folder.name) for folder in folders]
     report = verify(model, [str(OUT / kind) for kind in FORMATS], beir=folders, split="test", tell=print)
-    texts = passages(model, SMALL if small else TEXTS)
+    texts = passages(model, folders, SMALL if small else TEXTS)
     speed = measure(model, rivals, texts, SMALL_ROUNDS if small else ROUNDS)
     named = model if not Path(model).exists() else "/".join(Path(model).parts[-2:])
     lines = [
@@ -228,8 +251,9 @@ def main() -> None:
         "",
         f"{report['texts']:,} texts went through each for the cosine; a static table's vectors are in another space.",
         "",
-        f"{len(texts):,} passages of {TOKENS[0]} to {TOKENS[1]} tokens, as many threads as cores, each side in a "
-        f"process of its own and in turns, {len(speed[TORCH]['seconds'])} rounds:",
+        f"{len(texts):,} passages of {TOKENS[0]} to {TOKENS[1]} tokens, {THREADS} threads, each side in a process of "
+        f"its own and in turns, {len(speed[TORCH]['seconds'])} rounds"
+        + (":" if rivals else "; fastembed is not here:"),
         "",
         *speed_table(speed, len(texts)),
     ]

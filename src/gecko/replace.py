@@ -24,7 +24,12 @@ def replaced(out: Path) -> Iterator[Path]:
         yield fresh
         if out.exists():
             out.rename(old)
-        fresh.rename(out)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
     finally:
         for left in (fresh, old):
             shutil.rmtree(left, ignore_errors=True)

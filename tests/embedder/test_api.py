@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 import gecko
-from gecko.embedder import texts as texts_module
+from gecko.embedder import embedder as embedder_module
 from gecko.embedder.embedder import Embedder
 from gecko.embedder.open import load_model
+from gecko.embedder.texts import windows
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts
 
@@ -78,7 +80,7 @@ def test_tensors_where_they_are_asked_for(embedder: Embedder) -> None:
 
 
 def test_a_stream_holds_one_window_at_a_time(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts_module.windows, "__defaults__", (3,))
+    monkeypatch.setattr(embedder_module, "windows", partial(windows, size=3))
     read = 0
 
     def without_end() -> Iterator[str]:

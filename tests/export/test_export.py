@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.export.cached import cached_int8
 from gecko.export.export import export_model
 from gecko.export.same import gaps
+from gecko.replace import replaced
 
 TEXTS = ["", "a", "cat dog", "the old house of the owl", "fox " * 100, "naïve 東京"]
 
@@ -50,6 +52,8 @@ def test_compat_is_the_model_with_its_card_and_facts(run: Path, tmp_path: Path) 
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers\n---\n\n# mine\n")
     assert "gecko export --format compat" in card
+    export_model(str(tmp_path / "out"), "compat", tmp_path / "again", tell=quiet)
+    assert (tmp_path / "again" / "README.md").read_text().count("## This export") == 1
     facts = json.loads((tmp_path / "out" / MARK).read_text())
     assert (facts["dims"], facts["max_tokens"], facts["model"]) == ([32, 16], 48, "run/model")
     assert (tmp_path / "out" / "LICENSE").read_text() == "do as you like"
@@ -416,3 +420,46 @@ def test_the_int8_export_of_a_model_is_made_once(run: Path, onnx_export: Path, t
     assert cached_int8(str(onnx_export), said.append) == onnx_export
     with pytest.raises(GeckoError, match="no folder"):
         cached_int8("owner/name", said.append)
+
+
+def test_an_export_is_used_without_torch(onnx_export: Path) -> None:
+    program = (
+        "import sys; from gecko import Embedder; model = Embedder(sys.argv[1]); model.encode_query('cat'); "
+        "model.fingerprint; print(sorted(set(sys.modules) & {'torch', 'transformers', 'sentence_transformers'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(onnx_export)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("prompts", [{}, {"prompts": None}, {"prompts": {"query": None}}])
+def test_a_model_without_prompts_gets_its_texts_as_they_are(copied: Path, prompts: dict[str, object]) -> None:
+    (copied / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    export = Embedder(copied)
+    assert export.format == "plain"
+    np.testing.assert_array_equal(export.encode_query("cat dog"), export.encode("cat dog"))
+    np.testing.assert_array_equal(export.encode_document(("cat", "dog")), export.encode("cat dog"))
+
+
+def test_a_run_is_never_replaced(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in (MARK, "recipe.yaml"):
+        (tmp_path / "run" / name).touch()
+    with pytest.raises(UsageError, match="not an export"):
+        export_model(str(run / "model"), "compat", tmp_path / "run", tell=quiet)
+    assert (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_what_stood_there_comes_back_where_the_new_one_cannot_take_its_place(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Permission denied"), replaced(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]

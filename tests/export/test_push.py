@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gecko.cli import app
+from gecko.embedder.onnx import MARK
+from gecko.embedder.open import load_model
+from gecko.embedder.save import save_model
 from gecko.errors import GeckoError, UsageError
 from gecko.export.push import push
 
@@ -82,7 +85,7 @@ def test_a_folder_gets_the_files_and_is_replaced_only_where_it_was_a_model(run: 
     assert not (tmp_path / "dry").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    for bad in (tmp_path / "mine", run, run / "model"):
+    for bad in (tmp_path / "mine", run, run / "model", run / "model" / "inside"):
         with pytest.raises(UsageError, match="holds"):
             push(str(run / "model"), str(bad))
     assert (run / "model" / "model.safetensors").exists()
@@ -109,3 +112,24 @@ def test_a_model_needs_a_card_and_its_own_exports(
 def test_a_target_that_is_neither_is_refused(run: Path, target: str) -> None:
     with pytest.raises(UsageError, match="neither a repository nor a folder"):
         push(str(run / "model"), target)
+
+
+def test_exports_that_are_published_are_one_of_a_format_and_stay_where_they_are(
+    run: Path, tmp_path: Path, onnx_export: Path, copied: Path
+) -> None:
+    with pytest.raises(UsageError, match="second --export of onnx"):
+        push(str(run / "model"), str(tmp_path / "out"), [onnx_export, copied])
+    with pytest.raises(UsageError, match="holds what is to be published"):
+        push(str(run / "model"), str(copied), [copied])
+    assert (copied / "onnx" / "model.onnx").exists()
+
+
+def test_a_table_is_not_published_with_graphs_of_its_model(run: Path, tmp_path: Path, onnx_export: Path) -> None:
+    table = Path(shutil.copytree(run / "model", tmp_path / "table"))
+    facts = json.loads((onnx_export / MARK).read_text())
+    (table / MARK).write_text(json.dumps(facts | {"format": "static"}))
+    weights = load_model(str(table), device="cpu")
+    next(weights.parameters()).data += 1
+    save_model(weights, table)
+    with pytest.raises(GeckoError, match="made from another model"):
+        push(str(table), str(tmp_path / "out"), [onnx_export])

@@ -135,3 +135,20 @@ def test_vectors_that_are_not_numbers_fail(run: Path, compat: Path, tmp_path: Pa
     assert (out / MARK).exists()
     with pytest.raises(GeckoError, match="not numbers"):
         verify(str(run / "model"), [str(out)], tell=quiet)
+
+
+def test_a_missing_export_is_said_before_anything_is_encoded(run: Path, compat: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(GeckoError, match="no model directory"):
+        verify(str(run / "model"), [str(compat), str(tmp_path / "nothing")], tell=said.append)
+    assert said == []
+
+
+def test_a_wider_model_is_no_export(tiny_model: str, tmp_path: Path) -> None:
+    from sentence_transformers.models import Dense
+
+    narrow = load_model(tiny_model, device="cpu")
+    narrow.append(Dense(32, 8, bias=False))
+    save_model(narrow, tmp_path / "narrow")
+    with pytest.raises(GeckoError, match=r"has 32 dimensions, .* has 8"):
+        verify(str(tmp_path / "narrow"), [tiny_model], tell=quiet)

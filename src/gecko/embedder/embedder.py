@@ -56,17 +56,19 @@ class Embedder:
         if dim is not None and not 0 < dim <= self.full_dim:
             raise GeckoError(f"dimension {dim} is outside 1..{self.full_dim}", "choose a smaller --dims")
         self.dim = dim or self.full_dim
-        self._bf16 = has_fast_bf16() if bf16 is None else bf16
+        if bf16 is None:
+            bf16 = not isinstance(self.model, OnnxModel) and has_fast_bf16()
+        self._bf16 = bf16
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights and prompts: vectors of models that differ in them are not to be compared."""
-        import torch
-
         digest = hashlib.sha256(json.dumps(self.model.prompts, sort_keys=True).encode())
         if isinstance(self.model, OnnxModel):
             digest.update(self.model.digest)
             return digest.hexdigest()[:16]
+        import torch
+
         for tensor in self.model.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]

@@ -37,7 +37,7 @@ def is_onnx(folder: Path) -> bool:
 def _facts(folder: Path) -> dict[str, Any] | None:
     try:
         value = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise GeckoError(f"{folder / MARK} is damaged", "export the model again") from error
@@ -166,7 +166,11 @@ def _groups(lengths: Sequence[int], *, alone: bool) -> Iterator[list[int]]:
 
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _session(graph: Path, name: str) -> Any:  # noqa: ANN401

@@ -21,6 +21,7 @@ _SENTENCE_TRANSFORMERS = (
     'vectors = model.encode_document(["…"], normalize_embeddings=True)'
 )
 _GECKO = 'from gecko import Embedder\n\nmodel = Embedder("path/to/this/folder")\nvectors = model.encode_document(["…"])'
+_HEADING = "\n## This export\n"
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 
 
@@ -40,8 +41,9 @@ def write_card(out: Path, model: Path, facts: Mapping[str, Any]) -> None:
     sizes = ", ".join(map(str, facts["dims"]))
     trained = facts.get("rows")
     made = "" if trained is None else f" It was trained on {trained:,} rows." if trained else " It was not trained."
+    own, _, _ = _own_card(model, facts["model"]).partition(_HEADING)  # an export that is exported again has one
     text = (
-        f"{_own_card(model, facts['model']).rstrip()}\n\n## This export\n\n"
+        f"{own.rstrip()}\n{_HEADING}\n"
         f"{_WHAT[facts['format']]}{_OUTPUTS if graph else ''}{made} "
         f"Made by `gecko export --format {facts['format']}` from the model `{facts['model']}` "
         f"(fingerprint {facts['fingerprint']}). Dimensions: {sizes}; a vector that is cut must be made unit length "

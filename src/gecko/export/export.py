@@ -106,7 +106,6 @@ def export_model(
                 facts |= write_static(model, spec, fresh, dim=width, dims=sizes, rows=rows, tell=tell, seed=seed)
             elif kind == "compat":
                 save_model(model.model, fresh)
-                write_json(fresh / MARK, facts)
                 check_same(model, fresh)
             else:
                 _write_onnx(model, spec, fresh, facts, tell)
@@ -201,7 +200,6 @@ def _check_place(out: Path, spec: str) -> None:
         place, source = out.resolve(), Path(spec).resolve()
         if place == source or source in place.parents or place in source.parents:
             raise UsageError(f"--out {out} is, holds or lies in the model", "choose a folder beside it")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
+    known = (out / MARK).exists() and not (out / "recipe.yaml").exists()  # the latter is of a run
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UsageError(f"{out} holds something that is not an export", "choose another --out")
-    if run_of(out / "model") is not None:
-        raise UsageError(f"{out} is a run", "choose another --out")

@@ -64,7 +64,7 @@ def export_graph(model: Any, out: Path, *, dim: int, max_tokens: int) -> None:  
     graph = _Graph(model, inputs, dim).eval()
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # The plain formula: what stands for torch's fused attention has extra passes over the scores (docs/decisions.md).
+        # The plain formula: what stands for fused attention has extra passes over the scores (docs/decisions.md).
         transformer.set_attn_implementation("eager")
         with quiet(), torch.no_grad():
             program: Any = torch.onnx.export(

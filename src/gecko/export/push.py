@@ -65,6 +65,7 @@ def collect(model: str, exports: Sequence[Path]) -> dict[str, Path]:
 
     Raises:
         GeckoError: As :func:`push`.
+        UsageError: Two exports are of one format.
     """
     folder = Path(resolve_model(model))
     if model == PACKAGED_MODEL or not folder.is_dir():
@@ -72,10 +73,12 @@ def collect(model: str, exports: Sequence[Path]) -> dict[str, Path]:
     if not (folder / "README.md").is_file():
         raise GeckoError(f"{folder} has no card (README.md)", "gecko run and gecko export write one")
     files = _files(folder)
-    # An export of the same weights and prompts names them as the model does.
-    own = (export_facts(folder) or {}).get("fingerprint")
+    known = export_facts(folder)
+    # But for a static table, an export has the weights and prompts that its facts name.
+    own = None if known is None or known["format"] == "static" else known["fingerprint"]
+    graphs: set[str] = set()
     for export in exports:
-        facts = export_facts(export) if export.is_dir() else None
+        facts = export_facts(export)
         if facts is None or facts["format"] not in GRAPHS:
             raise GeckoError(
                 f"{export} is not an ONNX export of gecko", f"gecko export {model} --format onnx --out DIR"
@@ -83,6 +86,9 @@ def collect(model: str, exports: Sequence[Path]) -> dict[str, Path]:
         own = own or _fingerprint(model)
         if facts["fingerprint"] != own:
             raise GeckoError(f"{export} was made from another model ({facts['model']})", "export this one")
+        if facts["format"] in graphs:
+            raise UsageError(f"{export} is the second --export of {facts['format']}", "name one of each format")
+        graphs.add(facts["format"])
         files |= {name: path for name, path in _files(export).items() if name.startswith("onnx/")}
     return dict(sorted(files.items()))
 
@@ -116,11 +122,12 @@ def _copy(files: dict[str, Path], out: Path, model: Path) -> None:
     """Copy the files; a model that was published there is replaced.
 
     Raises:
-        UsageError: The folder is the model's, or holds something else.
+        UsageError: The folder holds what is published, lies in it, or holds something else.
     """
     out = out.expanduser()
-    if out.resolve() == model.resolve() or out.resolve() in model.resolve().parents:
-        raise UsageError(f"{out} is, or holds, the model", "choose another folder")
+    place = out.resolve()
+    if model.resolve() in place.parents or any(place in path.resolve().parents for path in files.values()):
+        raise UsageError(f"{out} holds what is to be published, or lies in it", "choose another folder")
     known = (out / "modules.json").exists() or (out / MARK).exists()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UsageError(f"{out} holds something that is not a model", "choose another folder")

@@ -110,8 +110,7 @@ def verify(
     """
     limits = limits or Limits()
     whole = Embedder(model, bf16=False)
-    for name in exports:
-        _check_origin(name, model, whole)
+    kinds = [_format_of(name, model, whole) for name in exports]
     recipe = recipe_of(model) or {}
     evaluation = recipe.get("evaluation") or {}
     folders = list(beir) or [Path(place) for place in evaluation.get("beir") or ()]
@@ -122,9 +121,10 @@ def verify(
     vectors = {name: encode_set(whole, data) for name, data in sets.items()}
     speed = _speed(whole, documents)
     verdicts = []
-    for name in exports:
+    for name, kind in zip(exports, kinds, strict=True):
         export = Embedder(name, bf16=False)
-        kind = str((export_facts(Path(name)) or {"format": "model"})["format"]) if Path(name).is_dir() else "model"
+        if export.dim > whole.dim:
+            raise GeckoError(f"{name} has {export.dim} dimensions, {model} has {whole.dim}", "is it an export of it?")
         apart = None if kind == "static" else _gaps(known, export, documents, queries)
         scores = [row for key, data in sets.items() for row in _scores(key, data, vectors[key], export, widths)]
         pace = _speed(export, documents)
@@ -153,21 +153,23 @@ def verify(
     }
 
 
-def _check_origin(name: str, model: str, whole: Embedder) -> None:
-    """Refuse the model itself, and an export of another model.
+def _format_of(name: str, model: str, whole: Embedder) -> str:
+    """The format of an export, or ``model`` of another model that is compared.
 
     Raises:
         UsageError: It is the model's own folder.
-        GeckoError: It is of another model.
+        GeckoError: It is not there, incomplete, or an export of another model.
     """
-    if Path(name).is_dir() and Path(name).resolve() == Path(resolve_model(model)).resolve():
+    folder = Path(resolve_model(name))
+    if folder.resolve() == Path(resolve_model(model)).resolve():
         raise UsageError(f"{name} is the model itself", "name its exports")
-    facts = export_facts(Path(name)) if Path(name).is_dir() else None
+    facts = export_facts(folder)
     if facts is not None and facts["fingerprint"] != whole.fingerprint:
         raise GeckoError(
             f"{name} was made from another model ({facts['model']}), or from {model} as it was before",
             f"name that model, or export again: gecko export {model} --format {facts['format']} --out {name}",
         )
+    return "model" if facts is None else str(facts["format"])
 
 
 def sample_texts(model: str, sets: Sequence[BeirSet]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -223,7 +225,7 @@ def _scores(
         ranking, _ = top_k(cut(vectors[0], width), cut(vectors[1], width), _DEPTH)
         return float(ndcg_at_k(ranking, judged, _DEPTH).mean())
 
-    # An export narrower than the model is measured at its own width, against the model at that width or its full one.
+    # An export that is narrower than the sizes asked for is measured at its own, against the model cut to that.
     for width in [size for size in widths if size <= export.dim] or [export.dim]:
         before, after = score(known, width), score(found, width)
         yield {"dataset": name, "dim": width, "model": before, "export": after, "delta": after - before}
