@@ -25,7 +25,7 @@ SHARED = ROOT.parent / "shared" / "data"
 OUT = ROOT / "runs" / "bench" / "export"
 FORMATS = ("compat", "onnx", "onnx-int8", "static")
 SETS = ("powershell_docs", "scifact")
-TEXTS, SMALL = 5000, 128
+TEXTS, SMALL = 5000, 32
 TOKENS = (100, 250)
 ROUNDS, SMALL_ROUNDS = 5, 1
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
@@ -182,7 +182,7 @@ def verify_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def small_set(source: Path, out: Path, queries: int = 30, documents: int = 150) -> Path:
+def small_set(source: Path, out: Path, queries: int = 10, documents: int = 20) -> Path:
     """A BEIR folder with the first queries of another, what is relevant to them, and some more."""
     head, *rows = (source / "qrels" / "test.tsv").read_text().splitlines()
     chosen = list(dict.fromkeys(row.split("\t")[0] for row in rows))[:queries]

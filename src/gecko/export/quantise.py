@@ -17,7 +17,7 @@ import numpy as np
 from gecko.errors import GeckoError, reason
 from gecko.export.graph import quiet
 
-ALPHA = 0.8  # how much of an activation's range goes to the weights: best of 0.4 to 1 (docs/log.md)
+ALPHA = 0.8  # how much of an activation's range goes to the weights; 0.4 to 1 were tried (docs/log.md)
 _LEAST = 1e-5
 
 

@@ -135,7 +135,7 @@ def write_static(
 
 
 def _training(spec: str, dims: tuple[int, ...]) -> TrainOptions:
-    """How a table is trained; chosen on dev questions (docs/log.md)."""
+    """How a table is trained: a choice on held-out rows of one run (docs/log.md)."""
     return TrainOptions(
         student=spec,
         text_format="plain",
