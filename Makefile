@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs test-mteb
+.PHONY: setup demo test test-engines test-adapters lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -13,10 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV) (a few minutes the first time)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt torch==2.13.0 -e '.[demo,dev]'; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt torch==2.13.0 -e '.[demo,dev,onnx]'; \
 	else \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 2>/dev/null && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,onnx]'; \
 	fi
 	@touch $@
 
@@ -32,7 +32,9 @@ test: setup
 LLAMA := $(VENV)/.installed-llama
 # mteb is not part of setup: it brings polars, 170 MB that nothing else here needs.
 MTEB := $(VENV)/.installed-mteb
-$(LLAMA) $(MTEB): $(VENV)/.installed-%: $(STAMP)
+# LangChain and LlamaIndex bring forty packages, for two adapters of thirty lines.
+ADAPTERS := $(VENV)/.installed-adapters
+$(LLAMA) $(MTEB) $(ADAPTERS): $(VENV)/.installed-%: $(STAMP)
 	@echo "installing gecko[$*] into $(VENV) $(if $(filter llama,$*),(compiled: ten minutes or more the first time))"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
@@ -47,6 +49,10 @@ test-engines: $(LLAMA)
 # Tasks of MTEB itself.
 test-mteb: $(MTEB)
 	$(BIN)/python -m pytest tests/evaluate/test_mteb.py $(ARGS)
+
+# gecko's models as embeddings of LangChain and LlamaIndex.
+test-adapters: $(ADAPTERS)
+	$(BIN)/python -m pytest tests/embedder/test_api.py -k takes_it $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check src tests bench
@@ -86,6 +92,14 @@ bench-compat: setup
 	@test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
 	@$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 'sentence-transformers==5.1.*' 'transformers<5'
 	$(BIN)/python bench/compat.py $(or $(MODEL),runs/demo/model) $(OLD)/bin/python
+
+# Exports of MODEL beside it, Sentence-Transformers and fastembed, which has an environment of its own and is left out
+# where it cannot be installed. SMALL=1: few texts, prints only.
+RIVALS := runs/rivals
+bench-export: setup
+	@test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
+	-@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt fastembed==0.9.1
+	$(BIN)/python bench/export.py $(or $(MODEL),runs/demo/model) $(RIVALS)/bin/python $(if $(SMALL),--small)
 
 # Ranks three corpora whole (about half an hour), then asks the rankings again, a score at a time.
 bench-relabel: setup

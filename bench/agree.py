@@ -29,7 +29,8 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from gecko.corpus.decode import clean
-from gecko.embedder.embedder import PACKAGED_MODEL, Embedder
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import PACKAGED_MODEL
 from gecko.evaluate.folders import TestSet
 from gecko.evaluate.rows import read_rows
 from gecko.evaluate.tasks import MAIN, Sets, TaskOptions, evaluate_tasks, open_sets

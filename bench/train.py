@@ -27,7 +27,7 @@ from accelerate import Accelerator
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from gecko.corpus.build import CorpusOptions, build_passages
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.recipe import PrefinetuneOptions, TrainOptions
 from gecko.records import Passage, UnifiedRow
 from gecko.train import gradient_cache, groups

@@ -14,7 +14,8 @@ import torch
 
 from gecko.context import RunContext, is_dev
 from gecko.distill import distill
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.plan import plan_run
 from gecko.recipe import Recipe, load_recipe

@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from gecko.cli import app
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 
 ANIMALS = ("ant", "bear", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "koala", "lion", "mole", "newt")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gecko.corpus.files import FileState, file_state
 from gecko.corpus.read import source_state
-from gecko.embedder.embedder import PACKAGED_MODEL, resolve_model
+from gecko.embedder.open import PACKAGED_MODEL, resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
 from gecko.evaluate.folders import find_sets

@@ -19,7 +19,7 @@ from gecko.shell import out_option as _out
 from gecko.shell import say as _say
 from gecko.shell import teacher_settings as _teacher_settings
 from gecko.shell import verb as _verb
-from gecko.verbs import compare, evaluate, jobs, judge, themes
+from gecko.verbs import compare, evaluate, export, jobs, judge, themes
 
 app = typer.Typer(
     name="gecko",
@@ -322,6 +322,9 @@ def audit(
 
 app.command(epilog=compare.EXAMPLE)(compare.compare)
 app.command(epilog=judge.EXAMPLE)(judge.judge)
+app.command(epilog=export.EXPORT_EXAMPLE)(export.export)
+app.command(epilog=export.VERIFY_EXAMPLE)(export.verify)
+app.command(epilog=export.PUSH_EXAMPLE)(export.push)
 app.command(epilog=themes.EXAMPLE)(themes.themes)
 for _job, _example in jobs.VERBS:
     app.command(epilog=_example)(_job)

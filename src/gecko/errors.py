@@ -19,3 +19,8 @@ class GeckoError(Exception):
 
 class UsageError(GeckoError):
     """A wrong argument or recipe key: the command line exits with 2 instead of 1."""
+
+
+def reason(error: BaseException) -> str:
+    """First line of what an exception says, or its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

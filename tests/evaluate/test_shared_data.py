@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gecko.embedder.embedder import PACKAGED_MODEL, Embedder
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import PACKAGED_MODEL
 from gecko.evaluate.folders import find_sets
 from gecko.evaluate.tasks import MAIN, evaluate_tasks, open_sets
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.recipe import TrainOptions
 from gecko.records import ScoredText, UnifiedRow
 from gecko.train.columns import ColumnLayout

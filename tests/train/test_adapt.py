@@ -14,7 +14,7 @@ from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 
 from gecko.checks import check_recipe
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage
 from gecko.recipe import Recipe, TrainOptions, load_recipe

@@ -16,7 +16,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from gecko.checks import check_recipe
-from gecko.embedder.embedder import Embedder, load_model, save_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
+from gecko.embedder.save import save_model
 from gecko.errors import GeckoError, UsageError
 from gecko.recipe import Recipe, TrainOptions
 from gecko.records import UnifiedRow

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.mixture.format import SourceText
 from gecko.mixture.options import MixtureOptions
 from gecko.recipe import TrainOptions

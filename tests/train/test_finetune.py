@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import model_prompts, render_passage, render_query
 from gecko.mixture.options import MixtureOptions, SourceOptions

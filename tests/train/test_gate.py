@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gecko.embedder.embedder import Embedder, load_model, save_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
+from gecko.embedder.save import save_model
 from gecko.errors import GeckoError
 from gecko.fret.store import PassageTable, encode_corpus
 from gecko.recipe import GateOptions, Recipe

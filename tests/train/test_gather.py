@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.train.finetune import finetune
 
 SCRIPT = Path(__file__).with_name("processes.py")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.train import gradient_cache, groups
 from gecko.train.batch import BatchLayout, distinct_texts

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer import losses as st
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.train import total as total_module
 from gecko.train.batch import BatchLayout
 from gecko.train.loss_options import (

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage, render_query
 from gecko.recipe import PrefinetuneOptions, TrainOptions

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.mixture.format import render_passage
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import render_passage
 from gecko.recipe import TrainOptions

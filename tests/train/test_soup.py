@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from gecko.cli import app
-from gecko.embedder.embedder import load_model, save_model
+from gecko.embedder.open import load_model
+from gecko.embedder.save import save_model
 from gecko.errors import GeckoError, UsageError
 from gecko.mixture.format import model_prompts, render_passage
 from gecko.recipe import TrainOptions

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.train.attention import PreciseAttention
 from gecko.train.finetune import disable_dropout
 from gecko.train.loss import GeckoLoss

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.mixture.load import load_source
 from gecko.mixture.options import SourceOptions

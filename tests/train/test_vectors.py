@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gecko.embedder.embedder import Embedder, load_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import SourceText, model_prompts
 from gecko.train import vectors as module

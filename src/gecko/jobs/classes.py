@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gecko.embedder.embedder import Embedder, lasting_name
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import lasting_name
 from gecko.errors import GeckoError
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.jobs.classify import Checked, Head, check_labels, cross_validate, learn, learning_curve

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gecko.embedder.embedder import PACKAGED_MODEL
+from gecko.embedder.open import PACKAGED_MODEL
 from gecko.errors import GeckoError
 from gecko.mixture.format import DEFAULT_TASK, DOCUMENT_PROMPT, format_of_prompts, render_passage, render_query
 from gecko.report.dataset_card import write_data_card

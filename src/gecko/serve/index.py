@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 
 from gecko.corpus.decode import clean
-from gecko.embedder.embedder import lasting_name
+from gecko.embedder.open import lasting_name
 from gecko.errors import GeckoError, UsageError
 from gecko.records import Passage
 from gecko.shards import locked, read_json, write_json

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gecko.embedder.embedder import resolve_model
+from gecko.embedder.open import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores

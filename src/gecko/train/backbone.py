@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gecko.embedder.embedder import load_model, resolve_model
+from gecko.embedder.open import load_model, resolve_model
 from gecko.errors import GeckoError
 from gecko.recipe import TrainOptions
 from gecko.train.student_options import BackboneOptions
 
 # Of a token's vector: what a change elsewhere moves by less is no attention, only rounding (1e-6 with experts).
 _INFLUENCE = 1e-4
-_UNLIMITED = 10**9  # tokenizers that know no limit state 10^30
+UNLIMITED = 10**9  # tokens: tokenizers that know no limit state 10^30
 _PROBE = "one two three four five six seven eight nine ten eleven twelve"
 
 
@@ -58,7 +58,7 @@ def open_student(
             raise GeckoError(f"train.backbone: {name} has no transformer to change", "leave train.backbone out")
         return model  # static embeddings and the like
     _check_tokenizer(model, name)
-    model.max_seq_length = _window(model, window or options.max_length)
+    model.max_seq_length = window_of(model, window or options.max_length)
     pooling = backbone.pooling
     if backbone.attention == "bidirectional" and attention_of(model) != "bidirectional":
         model[0].auto_model.config.get_text_config().is_causal = False
@@ -137,10 +137,10 @@ def _check_tokenizer(model: Any, name: str) -> None:  # noqa: ANN401
     tokenizer.padding_side = "right"
 
 
-def _window(model: Any, otherwise: int) -> int:  # noqa: ANN401
+def window_of(model: Any, otherwise: int) -> int:  # noqa: ANN401
     """How many tokens of a text the model reads; ``otherwise`` where neither its tokenizer nor its positions say."""
     limit = model.max_seq_length
-    if limit is None or limit >= _UNLIMITED:
+    if limit is None or limit >= UNLIMITED:
         limit = otherwise
     for module in model[0].auto_model.modules():  # RoBERTa and its kin count positions from the padding's id on
         positions, padding = (getattr(module, name, None) for name in ("position_embeddings", "padding_idx"))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, reason
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
-from gecko.train.save import is_write_error, reason
+from gecko.train.save import is_write_error
 
 _LOOKED_AT = 16
 

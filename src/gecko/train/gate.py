@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gecko.embedder.embedder import Embedder, cut, load_model
+from gecko.embedder.embedder import Embedder, cut
 from gecko.embedder.known import KnownPassages
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.evaluate.retrieval import ndcg_at_k, top_k

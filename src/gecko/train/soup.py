@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from gecko.embedder.embedder import load_model
+from gecko.embedder.open import load_model
 from gecko.errors import GeckoError, UsageError
 from gecko.train.save import save_whole
 

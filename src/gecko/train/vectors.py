@@ -17,7 +17,8 @@ from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from torch import Tensor
 
 from gecko.corpus.files import file_state
-from gecko.embedder.embedder import Embedder, resolve_model
+from gecko.embedder.embedder import Embedder
+from gecko.embedder.open import resolve_model
 from gecko.errors import GeckoError
 from gecko.mixture.format import SourceText
 from gecko.shards import fingerprint, read_json, write_json

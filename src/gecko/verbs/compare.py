@@ -42,7 +42,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Put models, BM25 and hybrids side by side: paired tests, corrected for their number, and the queries behind."""
-    from gecko.embedder.embedder import Embedder, resolve_model
+    from gecko.embedder.embedder import Embedder
+    from gecko.embedder.open import resolve_model
     from gecko.evaluate.beir import load_beir
     from gecko.evaluate.side_by_side import CompareOptions, check_names, compare_models, forms_of
     from gecko.evaluate.side_by_side_table import render_comparison

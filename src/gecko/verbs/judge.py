@@ -43,7 +43,8 @@ def judge(
     as_json: AsJson = False,
 ) -> None:
     """Make your own test set in minutes: queries, their candidates of all systems to mark blind, a BEIR folder."""
-    from gecko.embedder.embedder import Embedder, lasting_name, resolve_model
+    from gecko.embedder.embedder import Embedder
+    from gecko.embedder.open import lasting_name, resolve_model
     from gecko.judge.folder import JudgedFolder
     from gecko.judge.judging import Goal, Judging, Wanted, settle
     from gecko.judge.page import JudgePage

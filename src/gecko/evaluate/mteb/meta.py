@@ -59,7 +59,8 @@ def model_meta(embedder: Any, dim: int) -> tuple[Any, str]:  # noqa: ANN401
     origin = provenance(Path(embedder.path)) if local else Provenance(None, "MTEB has no entry of this model")
     card = _card(Path(embedder.path)) if local else {}
     network = embedder.model
-    parameters = sum(part.numel() for part in network.parameters())
+    torch_made = hasattr(network, "parameters")  # an ONNX export's weights are in its graph
+    parameters = sum(part.numel() for part in network.parameters()) if torch_made else None
     datasets = None if origin.datasets is None else set(origin.datasets)
     meta = ModelMeta(
         loader=None,
@@ -69,14 +70,14 @@ def model_meta(embedder: Any, dim: int) -> tuple[Any, str]:  # noqa: ANN401
         languages=_languages(card.get("language")),
         n_parameters=parameters,
         n_embedding_parameters=_embedding_parameters(network),
-        memory_usage_mb=round(parameters * 4 / 2**20),
+        memory_usage_mb=None if parameters is None else round(parameters * 4 / 2**20),
         max_tokens=getattr(network, "max_seq_length", None),
         embed_dim=_sizes(origin.recipe, embedder.full_dim),
         license=_licence(card.get("license")),
         open_weights=None,
         public_training_code=None,
         public_training_data=None,
-        framework=["Sentence Transformers", "PyTorch", "safetensors"],
+        framework=["Sentence Transformers", "PyTorch", "safetensors"] if torch_made else ["ONNX"],
         reference=None,
         similarity_fn_name="cosine",
         use_instructions=embedder.format == "gecko" or any(network.prompts.values()),
