@@ -206,11 +206,15 @@ class Embedder:
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
+        return self.encode(self.render_queries(queries, task))
+
+    def render_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> list[str]:
+        """The strings that the encoder sees of queries."""
         if self.format == "gecko":
             tasks = [task or DEFAULT_TASK] * len(queries) if task is None or isinstance(task, str) else task
-            return self.encode([render_query(own, query) for own, query in zip(tasks, queries, strict=True)])
+            return [render_query(own, query) for own, query in zip(tasks, queries, strict=True)]
         prefix = self.model.prompts.get("query") or ""
-        return self.encode([f"{prefix}{query}" for query in queries])
+        return [f"{prefix}{query}" for query in queries]
 
     def encode_symmetric(self, texts: Sequence[str], task: str, prompt_name: str = "") -> np.ndarray:
         """Encode texts that are compared with their like to float32 unit vectors of shape (n, dim).
@@ -229,8 +233,12 @@ class Embedder:
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Encode (title, text) pairs to float32 unit vectors of shape (n, dim)."""
+        return self.encode(self.render_passages(passages))
+
+    def render_passages(self, passages: Sequence[tuple[str, str]]) -> list[str]:
+        """The strings that the encoder sees of (title, text) pairs."""
         prefix = "" if self.format == "gecko" else (self.model.prompts.get("document") or "")
-        return self.encode([prefix + render_passage(title, text, self.format) for title, text in passages])
+        return [prefix + render_passage(title, text, self.format) for title, text in passages]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts that are rendered already to float32 unit vectors of shape (n, dim)."""
