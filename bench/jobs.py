@@ -84,16 +84,17 @@ def classes(model: Embedder, base: Embedder) -> list[str]:
         texts, labels = read(name, column)
         kept, _ = check_labels(labels)
         texts, labels = [texts[i] for i in kept], [labels[i] for i in kept]
-        found = [
-            cross_validate(each.encode_symmetric(texts, task_word("classification"), "Classification"), labels)
-            for each in (model, base)
-        ]
-        figures = found[0].figures()
-        curve = learning_curve(model.encode_symmetric(texts, task_word("classification"), "Classification"), labels)
+        vectors = model.encode_symmetric(texts, task_word("classification"), "Classification")
+        found = cross_validate(vectors, labels)
+        figures = found.figures()
+        curve = learning_curve(vectors, labels)
         points = ", ".join(f"{point['per_label']}: {100 * point['accuracy']:.1f}" for point in curve)
-        low, high = paired_bootstrap(found[1].right, found[0].right)
-        gain = 100 * float(found[0].right.mean() - found[1].right.mean())
-        beside = "" if model is base else f"{gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        beside = ""
+        if model is not base:
+            other = cross_validate(base.encode_symmetric(texts, task_word("classification"), "Classification"), labels)
+            low, high = paired_bootstrap(other.right, found.right)
+            gain = 100 * float(found.right.mean() - other.right.mean())
+            beside = f"{gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         lines.append(
             f"| {name} | {len(texts):,} | {len(set(labels))} | {100 * figures['accuracy']:.1f} "
             f"[{100 * figures['ci95'][0]:.1f}, {100 * figures['ci95'][1]:.1f}] | {100 * figures['commonest']:.1f} "

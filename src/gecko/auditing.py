@@ -6,7 +6,6 @@ that make the rows put those that leak into their quarantine, so that nothing la
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from gecko.mixture.audit_options import AuditOptions
 from gecko.mixture.unified_files import read_unified
 from gecko.recipe import PREFINETUNED, Recipe, load_recipe
 from gecko.records import Quarantined, UnifiedRow
-from gecko.shards import atomic, is_run, read_rows, to_unified, write_json
+from gecko.shards import is_run, read_rows, to_unified, write_json, write_json_lines
 
 REPORT = "audit.json"
 LEAKS = "leaks.jsonl"
@@ -153,11 +152,7 @@ def _audited(parts: Sequence[Iterable[UnifiedRow]], auditor: Auditor, out: Path 
         for _ in found:
             pass
     else:
-        with atomic(out) as temporary, temporary.open("w", encoding="utf-8") as lines:
-            for matches in found:
-                lines.writelines(
-                    json.dumps(match.to_json(), ensure_ascii=False) + "\n" for match in matches if match.leak
-                )
+        write_json_lines(out, (match.to_json() for matches in found for match in matches if match.leak))
     return report.to_json()
 
 

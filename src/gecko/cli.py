@@ -18,6 +18,7 @@ from gecko.shell import AsJson
 from gecko.shell import answer as _answer
 from gecko.shell import out_option as _out
 from gecko.shell import say as _say
+from gecko.shell import teacher_settings as _teacher_settings
 from gecko.shell import verb as _verb
 from gecko.verbs import compare, evaluate, jobs, judge, serve, themes
 
@@ -77,7 +78,7 @@ def run(
     from gecko.recipe import load_recipe
     from gecko.run import run_recipe
 
-    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens)]
+    changes = [*(settings or ()), *_teacher_settings(base_url, max_usd, max_tokens)]
     summary = run_recipe(load_recipe(recipe, changes, corpus or ()), out, tell=_say)
     table = render_evaluation(summary.evaluation)
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
@@ -111,7 +112,7 @@ def train(
         raise UsageError("there is nothing to train on", "name a recipe, or rows with --rows")
     if corpus and rows is not None:
         raise UsageError("--corpus is not read with --rows", "leave one of them out")
-    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens)]
+    changes = [*(settings or ()), *_teacher_settings(base_url, max_usd, max_tokens)]
     values = load_recipe(recipe, changes, corpus or ())
     if rows is None:
         summary = train_stage(values, out or Path("runs/run"), TRAININGS[stage], tell=_say)
@@ -134,7 +135,7 @@ def plan(
     from gecko.plan import plan_run, render_plan
     from gecko.recipe import load_recipe
 
-    values = load_recipe(recipe, [*(settings or ()), *_teacher(base_url)], corpus or ())
+    values = load_recipe(recipe, [*(settings or ()), *_teacher_settings(base_url)], corpus or ())
     if out is not None:
         value = plan_run(values, out, tell=_say)
     else:
@@ -160,7 +161,11 @@ def distill(
     from gecko.distill import distill as distill_passages
     from gecko.recipe import load_recipe
 
-    changes = [*(settings or ()), f"teacher.spec={json.dumps(teacher)}", *_teacher(base_url, max_usd, max_tokens)]
+    changes = [
+        *(settings or ()),
+        f"teacher.spec={json.dumps(teacher)}",
+        *_teacher_settings(base_url, max_usd, max_tokens),
+    ]
     if limit is not None:
         changes.append(f"fret.limit={limit}")
     value = distill_passages(corpus, load_recipe(None, changes), out, tell=_say)
@@ -201,7 +206,7 @@ def teacher_check(
     from gecko.recipe import load_recipe
     from gecko.teacher_check import check_teacher, render_check
 
-    changes = [*(settings or ()), *_teacher(base_url, max_usd, max_tokens), f"teacher.spec={json.dumps(spec)}"]
+    changes = [*(settings or ()), *_teacher_settings(base_url, max_usd, max_tokens), f"teacher.spec={json.dumps(spec)}"]
     value = check_teacher(load_recipe(None, changes), out, beir, split=split, sample=sample, tell=_say)
     _answer(as_json, value, render_check(value))
 
@@ -401,12 +406,6 @@ def report(
         write_map(run)
     path = write_report(run, out or run / "report.html")
     _answer(as_json, {"report": str(path)}, f"report  {path}")
-
-
-def _teacher(base_url: str | None, max_usd: float | None = None, max_tokens: int | None = None) -> list[str]:
-    """The options of a verb that belong to the recipe's teacher, as its settings."""
-    values = (("base_url", base_url), ("max_usd", max_usd), ("max_tokens", max_tokens))
-    return [f"teacher.{name}={json.dumps(value)}" for name, value in values if value is not None]
 
 
 def _fields(conditions: Sequence[str]) -> dict[str, list[str]]:

@@ -115,6 +115,12 @@ def answer(as_json: bool, value: dict[str, Any], text: str) -> None:
         say(text)
 
 
+def teacher_settings(base_url: str | None, max_usd: float | None = None, max_tokens: int | None = None) -> list[str]:
+    """The options of a verb that belong to the recipe's teacher, as its settings."""
+    values = (("base_url", base_url), ("max_usd", max_usd), ("max_tokens", max_tokens))
+    return [f"teacher.{name}={json.dumps(value)}" for name, value in values if value is not None]
+
+
 def dims(text: str | None) -> tuple[int, ...] | None:
     """Read the dimensions of ``--dims``."""
     if text is None:

@@ -161,7 +161,7 @@ def learning_curve(vectors: np.ndarray, labels: Sequence[str], seed: int = 0) ->
         for draw in range(_DRAWS):
             learnt = _draw(gold, size, np.random.default_rng([seed, size, draw]))
             judged = np.setdiff1d(np.arange(len(gold)), learnt)
-            found = _learn(vectors[learnt], gold[learnt], names, 10.0).probabilities(vectors[judged])
+            found = _learn(vectors[learnt], gold[learnt], names, _STRENGTHS[1]).probabilities(vectors[judged])
             scores.append(float(np.mean(found.argmax(axis=1) == gold[judged])))
         points.append({"per_label": size, "accuracy": float(np.mean(scores))})
     return points

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from gecko.report import svg
+from gecko.report.templates import beside, templates
 from gecko.shards import atomic
 
 _DOTS = 3000  # texts on a map
@@ -29,7 +28,7 @@ def write_page(path: Path, template: str, **content: Any) -> None:  # noqa: ANN4
     Raises:
         GeckoError: It cannot be written.
     """
-    page = _templates().get_template(template).render(style=_style(), **content)
+    page = templates(Path(__file__).parent).get_template(template).render(style=beside("style.css"), **content)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -76,20 +75,3 @@ def columns(counts: list[int], names: list[str], most: int) -> Markup:
             )
         )
     return svg.frame(marks, 28, f"Texts from {names[0]} to {names[-1]}" if names else "")
-
-
-def _style() -> Markup:
-    return Markup(files("gecko.report").joinpath("style.css").read_text(encoding="utf-8"))  # noqa: S704
-
-
-@cache
-def _templates() -> Any:  # noqa: ANN401
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -151,19 +151,20 @@ def theme_words(texts: Sequence[str], of: np.ndarray) -> list[tuple[str, ...]]:
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
+    themes = int(of.max(initial=0))
     common = _common_words(texts)
     counter = CountVectorizer(analyzer=lambda text: list(_terms(text, common)))
     try:
         counts = counter.fit_transform(texts).tocsr()
     except ValueError:  # not one word in all of them
-        return [() for _ in range(int(of.max(initial=0)))]
+        return [()] * themes
     vocabulary = np.array(counter.get_feature_names_out())
     pair = np.char.find(vocabulary.astype(str), " ") > 0
     total = np.asarray(counts.sum(axis=0)).ravel()
-    average = counts.sum() / (int(of.max(initial=0)) + 1)
+    average = counts.sum() / (themes + 1)
     rarity = np.log1p(average / np.maximum(total, 1))
     found = []
-    for number in range(1, int(of.max(initial=0)) + 1):
+    for number in range(1, themes + 1):
         own = np.asarray(counts[of == number].sum(axis=0)).ravel()
         weights = own / max(own.sum(), 1) * rarity
         chosen: list[str] = []

@@ -19,7 +19,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import read_corpus
 from gecko.jsonl import read_objects
 from gecko.judge.pool import Documents, Pool
-from gecko.shards import atomic, read_json, read_rows, to_passage, write_json
+from gecko.shards import atomic, read_json, read_rows, to_passage, write_json, write_json_lines
 
 _SETTINGS = "test.json"
 _HINT = "copy the folder back from where it was whole"
@@ -118,7 +118,7 @@ class JudgedFolder:
             if first is None:
                 raise GeckoError(f"{settings.corpus} holds no passage", "is it the right folder?")
             write_json(self.judging / _SETTINGS, asdict(settings))  # first: it tells whose folder this is
-            _write_lines(self.corpus, itertools.chain([first], stream))
+            write_json_lines(self.corpus, itertools.chain([first], stream))
         write_json(self.judging / _SETTINGS, asdict(settings))
 
     def documents(self) -> Documents:
@@ -142,7 +142,7 @@ class JudgedFolder:
 
     def write_pools(self, pools: Iterable[Pool]) -> None:
         """Replace the pools."""
-        _write_lines(self.judging / "pools.jsonl", (asdict(pool) for pool in pools))
+        write_json_lines(self.judging / "pools.jsonl", (asdict(pool) for pool in pools))
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add a judgement, an undo or a dropped query to the record, and wait until the disk has it.
@@ -186,7 +186,7 @@ class JudgedFolder:
 
     def export(self, queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]]) -> None:
         """Write queries.jsonl and qrels/test.tsv of the queries that are judged to their end."""
-        _write_lines(self.path / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
+        write_json_lines(self.path / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
         lines = [f"{query}\t{doc}\t{grade}" for query, grades in qrels.items() for doc, grade in grades.items()]
         with atomic(self.path / "qrels" / "test.tsv") as temporary:
             text = "\n".join(["query-id\tcorpus-id\tscore", *lines])
@@ -213,15 +213,6 @@ def _documents(place: Path) -> Iterator[dict[str, str]]:
     else:
         hint = "give a folder of passages (gecko corpus SOURCE --out passages/ makes one) or a BEIR folder"
         raise GeckoError(f"--corpus {place}: no passages there", hint)
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    count = 0
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        for row in rows:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    return count
 
 
 def _mend(path: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from markupsafe import Markup
 
 from gecko.errors import GeckoError, UsageError
 from gecko.report import gather
@@ -29,6 +27,7 @@ from gecko.report.pictures import (
     training_part,
 )
 from gecko.report.queries import queries_part, read_queries
+from gecko.report.templates import beside, templates
 from gecko.report.verdict import verdict
 from gecko.shards import atomic
 from gecko.teacher.ledger import FILE_NAME as LEDGER
@@ -154,28 +153,8 @@ def render(run: Path) -> str:
         "recipe": recipe,
         "model": str(model),
         "missing": missing,
-        "style": _beside("style.css"),
-        "script": _beside("page.js"),
+        "style": beside("style.css"),
+        "script": beside("page.js"),
     }
-    page: str = _template().render(**content)
+    page: str = templates(Path(__file__).parent).get_template("template.html").render(**content)
     return page
-
-
-def _beside(name: str) -> Markup:
-    """Read a file of the page that is placed in it as it is."""
-    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704
-
-
-@cache
-def _template() -> Any:  # noqa: ANN401
-    """The page's template, compiled once."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gecko.errors import GeckoError
-from gecko.shards import atomic
+from gecko.shards import write_json_lines
 from gecko.teacher.ledger import FILE_NAME, Ledger
 
 _SHOWN = 200
@@ -54,15 +54,14 @@ def export_calls(ledger: Ledger, out: Path, *, kind: str = "") -> int:
     Raises:
         GeckoError: The file cannot be written.
     """
-    count = 0
-    with atomic(out) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        for call in ledger.calls(kind=kind):
-            prompt = call["request"].get("prompt")
-            if isinstance(prompt, dict):
-                prompt["shared"] = ledger.text(prompt["shared"])
-            handle.write(json.dumps(call, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+
+    def whole(call: dict[str, Any]) -> dict[str, Any]:
+        prompt = call["request"].get("prompt")
+        if isinstance(prompt, dict):
+            prompt["shared"] = ledger.text(prompt["shared"])
+        return call
+
+    return write_json_lines(out, map(whole, ledger.calls(kind=kind)))
 
 
 def _usd(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from gecko.errors import UsageError
 from gecko.shell import AsJson, answer, out_option, say, verb
-from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn, write_rows
+from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn
 
 SIMILAR = "Example: gecko similar runs/docs/model --items products.jsonl --to 4711 --diversity 0.3 --out similar/"
 CLASSIFY = "Example: gecko classify runs/docs/model --labelled tickets.csv --texts new.csv --out classes/"
@@ -46,6 +46,7 @@ def similar(
     from gecko.jobs.pages import shorten, write_page
     from gecko.jobs.similar import similar_to, spread_of
     from gecko.mixture.tasks import task_word
+    from gecko.shards import write_json_lines
 
     found = read_items(items, Columns(text, title, id_))
     say(found.said(items))
@@ -79,7 +80,7 @@ def similar(
         }
         for index, (name, each) in enumerate(zip(names, lists, strict=True))
     ]
-    write_rows(out / "similar.jsonl", value)
+    write_json_lines(out / "similar.jsonl", value)
     shown: list[dict[str, Any]] = [
         {"to": shorten(text), "like": row["like"]} for text, row in list(zip(asked, value, strict=True))[:_SHOWN_LISTS]
     ]
@@ -125,6 +126,7 @@ def classify(
     """Put texts into a few classes: a linear head learnt from labelled texts, with what it is worth on new ones."""
     from gecko.jobs.classes import apply_head, learn_head, open_head
     from gecko.jobs.items import Columns, read_items
+    from gecko.shards import write_json_lines
 
     if labelled is None and texts is None:
         raise UsageError("there is nothing to do", "give --labelled to learn from, --texts to classify, or both")
@@ -153,7 +155,7 @@ def classify(
         new = read_items(texts, columns)
         say(new.said(texts))
         rows = apply_head(head, embedder, new.items)
-        write_rows(out / "classified.jsonl", rows)
+        write_json_lines(out / "classified.jsonl", rows)
         value |= {"classified": len(rows), "left_out": dict(new.left), "file": str(out / "classified.jsonl")}
         lines.append(f"{len(rows):,} texts in {out / 'classified.jsonl'}")
     answer(as_json, value, "\n".join(lines))
@@ -175,6 +177,7 @@ def match(
     from gecko.jobs.items import Columns, read_items
     from gecko.jobs.translations import match as match_vectors
     from gecko.mixture.tasks import task_word
+    from gecko.shards import write_json_lines
 
     sides = [read_items(place, Columns(text=text)) for place in (left, right)]
     for place, side in zip((left, right), sides, strict=True):
@@ -186,7 +189,7 @@ def match(
     ]
     pairs = match_vectors(vectors[0], vectors[1], least=margin)
     one, other = (side.items for side in sides)
-    write_rows(
+    write_json_lines(
         out,
         (
             {

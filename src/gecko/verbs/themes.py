@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gecko.shell import AsJson, answer, out_option, say, verb
-from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn, write_rows
+from gecko.shell import AsJson, answer, out_option, say, teacher_settings, verb
+from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn
 
 EXAMPLE = "Example: gecko themes runs/docs/model --texts feedback.csv --time created --out themes/"
 _EXAMPLES = 8  # texts of a theme, on the page
@@ -41,6 +41,7 @@ def themes(
     from gecko.jobs.times import read_periods
     from gecko.mixture.tasks import task_word
     from gecko.recipe import load_recipe
+    from gecko.shards import write_json_lines
 
     found = read_items(texts, Columns(text, title, id_, "", time))
     say(found.said(texts))
@@ -52,9 +53,7 @@ def themes(
     if teacher:
         from gecko.jobs.naming import name_themes
 
-        changes = [f"teacher.spec={json.dumps(teacher)}"]
-        changes += [f"teacher.base_url={json.dumps(base_url)}"] if base_url else []
-        changes += [f"teacher.max_usd={max_usd}"] if max_usd is not None else []
+        changes = [f"teacher.spec={json.dumps(teacher)}", *teacher_settings(base_url, max_usd)]
         named, spent = name_themes(result.themes, whole, load_recipe(None, changes).teacher, out, say)
     value: dict[str, Any] = {
         "texts": len(whole),
@@ -83,7 +82,7 @@ def themes(
         value["usd"] = spent["usd"]
     write_themes(out, texts.name, value, result, whole)
     names = {theme.number: theme.name for theme in named}
-    write_rows(
+    write_json_lines(
         out / "texts.jsonl",
         (
             {"id": item.item_id, "theme": int(number) or None, "name": names.get(int(number))}
