@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openai
 import pytest
+from pydantic import ValidationError
 
 pytest.importorskip("fastapi")
 
 from serve_parts import until, vectors
 
 from gecko.embedder.embedder import cut
+from gecko.serve.wire import EmbeddingRequest
 
 
 def test_base64_is_the_floats(start, encoder):
@@ -218,6 +220,30 @@ def test_a_full_queue_answers_429_and_recovers(start, encoder):
     text = server.get("/metrics").text
     assert 'gecko_requests_total{path="/v1/embeddings",status="429"} 1.0' in text
     assert "gecko_texts_total 15.0" in text and "gecko_queue_texts 0.0" in text
+
+
+def test_a_long_text_counts_as_several_of_the_queue(start, encoder):
+    server = start(encoder, batch=1, room=10)
+    encoder.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        held = pool.submit(server.post, "/v1/embeddings", {"input": "held"})
+        until(lambda: server.engine.batcher.waiting == 0 and server.engine.batcher._worker is not None)
+        long = pool.submit(server.post, "/v1/embeddings", {"input": "a " * 10_000})
+        until(lambda: server.engine.batcher.waiting == 6)  # 20,000 characters
+        assert server.post("/v1/embeddings", {"input": "b " * 10_000}).status_code == 429
+        short = pool.submit(server.post, "/v1/embeddings", {"input": "short"})
+        until(lambda: server.engine.batcher.waiting == 7)
+        encoder.gate.set()
+        assert held.result().status_code == long.result().status_code == short.result().status_code == 200
+    assert server.engine.batcher.waiting == 0
+
+
+def test_of_many_wrong_ids_one_is_told():
+    """A request holds millions: a list of all their errors would be gigabytes."""
+    for wrong in ([["x"] * 1000] * 1000, ["a", *[1] * 2000], [True] * 30_000):
+        with pytest.raises(ValidationError) as caught:
+            EmbeddingRequest.model_validate({"input": wrong})
+        assert caught.value.error_count() < 10
 
 
 def test_texts_of_a_client_that_left_are_not_encoded(start, encoder):

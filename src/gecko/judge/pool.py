@@ -50,7 +50,7 @@ class Pool:
     rankings: Mapping[str, tuple[str, ...]]
 
 
-def in_no_order(query_id: str, known: Sequence[str], found: Collection[str]) -> list[str]:
+def new_candidates(query_id: str, known: Sequence[str], found: Collection[str]) -> list[str]:
     """The candidates that are new, shuffled from an order that no system made: nothing can be read from their place."""
     fresh = sorted(set(found).difference(known))
     random.Random(f"{query_id} {len(known)}").shuffle(fresh)  # noqa: S311
@@ -90,7 +90,7 @@ class Pooler:
             }
             known = before[query.query_id].candidates if query.query_id in before else ()
             found = {doc_id for ranking in rankings.values() for doc_id in ranking[: self._depth]}
-            fresh = in_no_order(query.query_id, known, found)
+            fresh = new_candidates(query.query_id, known, found)
             pools.append(Pool(query.query_id, query.text, (*known, *fresh), rankings))
         return pools
 

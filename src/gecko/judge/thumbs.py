@@ -13,7 +13,7 @@ from typing import Any
 
 from gecko.errors import UsageError
 from gecko.judge.folder import JudgedFolder, Marks, Settings, marks_of
-from gecko.judge.pool import RANKED, Pool, in_no_order
+from gecko.judge.pool import Pool, new_candidates
 from gecko.judge.queries import Query, to_query
 from gecko.judge.session import Session, pair_of
 from gecko.shards import locked
@@ -33,8 +33,6 @@ class Thumbs:
         UsageError: The folder holds something else, or judges other documents.
         GeckoError: Another process writes it, or it is damaged.
     """
-
-    ranked = RANKED
 
     def __init__(self, path: Path, settings: Settings, documents: Iterable[dict[str, str]]) -> None:
         self._folder = JudgedFolder(path)
@@ -112,7 +110,7 @@ class Thumbs:
             pool = Pool(asked.query_id, asked.text, (), ranked)
         else:
             found = set()
-        fresh = in_no_order(asked.query_id, pool.candidates, {doc_id, *found})
+        fresh = new_candidates(asked.query_id, pool.candidates, {doc_id, *found})
         if fresh:
             pool = Pool(pool.query_id, pool.query, (*pool.candidates, *fresh), pool.rankings)
             self._folder.write_pools({**pools, pool.query_id: pool}.values())

@@ -17,14 +17,15 @@ R = TypeVar("R")
 
 
 class QueueFull(Exception):
-    """As many texts wait as may wait."""
+    """As much waits as may wait."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T, R]):
-    """A request's texts, those from ``taken`` on not begun yet."""
+    """A request's items, those from ``taken`` on not begun yet."""
 
     items: Sequence[T]
+    weights: Sequence[int]
     answer: asyncio.Future[list[R]]
     taken: int = 0
     results: list[R] = field(default_factory=list)
@@ -44,13 +45,17 @@ class Batcher(Generic[T, R]):
     """Gathers what waits while the thread is busy, so that nothing waits for a clock.
 
     A batch takes an equal share of every request that waits: one of a thousand texts does not hold up one of a
-    single text.
+    single text. All but ``run`` happens on the event loop, so nothing here is locked.
 
     Args:
         run: Makes a result of each item, in order; called in a thread of its own, one call at a time.
         batch: Items of a call at most.
-        room: Items that may wait. A request larger than that is taken where nothing waits.
+        room: Weight that may wait. A request heavier than that is taken where nothing waits.
+        weigh: Weight of an item, 1 or more.
         observe: Told the size of each batch.
+
+    Attributes:
+        waiting: Weight of the items that are not begun yet.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class Batcher(Generic[T, R]):
         *,
         batch: int,
         room: int,
+        weigh: Callable[[T], int] = lambda _item: 1,
         observe: Callable[[int], None] = lambda _size: None,
     ) -> None:
         self._run = run
         self._batch = batch
         self._room = room
+        self._weigh = weigh
         self._observe = observe
         self._jobs: deque[_Job[T, R]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
@@ -78,11 +85,12 @@ class Batcher(Generic[T, R]):
         """
         if not items:
             return []
-        if self.waiting and self.waiting + len(items) > self._room:
+        weights = [self._weigh(item) for item in items]
+        if self.waiting and self.waiting + sum(weights) > self._room:
             raise QueueFull
-        job: _Job[T, R] = _Job(items, asyncio.get_running_loop().create_future())
+        job: _Job[T, R] = _Job(items, weights, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
-        self.waiting += len(items)
+        self.waiting += sum(weights)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         try:
@@ -120,11 +128,11 @@ class Batcher(Generic[T, R]):
             again: deque[_Job[T, R]] = deque()
             while self._jobs and room:
                 job = self._jobs.popleft()
-                size = min(share, job.left, room)
-                parts.append(_Part(job, job.items[job.taken : job.taken + size]))
-                job.taken += size
-                room -= size
-                self.waiting -= size
+                end = job.taken + min(share, job.left, room)
+                parts.append(_Part(job, job.items[job.taken : end]))
+                room -= end - job.taken
+                self.waiting -= sum(job.weights[job.taken : end])
+                job.taken = end
                 if job.left:
                     again.append(job)
             # Those that had no turn come first next time.
@@ -152,4 +160,4 @@ class Batcher(Generic[T, R]):
     def _forget(self, job: _Job[T, R]) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
-            self.waiting -= job.left
+            self.waiting -= sum(job.weights[job.taken :])

@@ -14,6 +14,10 @@ from gecko.serve.batching import Batcher
 from gecko.serve.store import TextEncoder
 
 Kind = Literal["raw", "query", "document"]
+# Characters that count as one text of the queue: what waits is held in memory, and long texts take their time.
+_TEXT_CHARS = 4000
+# Texts of a forward call on a CPU: of like length, so that little of it is padding.
+_CPU_BATCH = 16
 
 
 class Encoder(TextEncoder, Protocol):
@@ -109,7 +113,7 @@ class Engine:
         encoder: The model.
         name: What it is called in requests.
         batch: Texts of a call at most.
-        room: Texts that may wait.
+        room: Texts that may wait; a long one counts as several.
         observe: Told the size of each batch.
     """
 
@@ -126,7 +130,9 @@ class Engine:
         self.name = name
         self.dim = encoder.dim
         self.tokens = Tokens(encoder)
-        self.batcher: Batcher[Text, Encoded] = Batcher(self._run, batch=batch, room=room, observe=observe)
+        self.batcher: Batcher[Text, Encoded] = Batcher(
+            self._run, batch=batch, room=room, weigh=_weight, observe=observe
+        )
 
     async def embed(self, texts: Sequence[Text]) -> list[Encoded]:
         """Encode the texts of a request.
@@ -154,3 +160,26 @@ class Engine:
         if text.kind == "document":
             return self.encoder.render_passages([("", text.text)])[0]
         return text.text
+
+
+def _weight(text: Text) -> int:
+    return 1 + len(text.text) // _TEXT_CHARS
+
+
+def open_encoder(spec: str, *, batch: int, bf16: bool | None) -> Encoder:
+    """Open the model that is served, here and nowhere else: whatever an Embedder opens can be served.
+
+    Args:
+        spec: A path, a Hub id or all-MiniLM-L6-v2.
+        batch: Texts of a forward call at most.
+        bf16: As an Embedder takes it.
+
+    Raises:
+        GeckoError: It cannot be loaded.
+    """
+    from gecko.embedder.embedder import Embedder
+
+    encoder = Embedder(spec, bf16=bf16)
+    device = getattr(encoder.model, "device", None)
+    encoder.batch_size = batch if getattr(device, "type", "cpu") != "cpu" else min(batch, _CPU_BATCH)
+    return encoder

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gecko.serve.metrics import Metrics
 from gecko.serve.wire import error_body
 
-OPEN_PATHS = ("/", "/health", "/favicon.ico")  # the page itself holds nothing; it asks for the key
+OPEN_PATHS = ("/", "/health")  # the page itself holds nothing; it asks for the key
 
 
 class Guard:

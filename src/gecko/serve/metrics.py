@@ -27,7 +27,9 @@ class Metrics:
         self.tokens = Counter("gecko_tokens", "Tokens the model read.", registry=own)
         self.cut = Counter("gecko_texts_cut", "Texts longer than the model reads.", registry=own)
         self.batch = Histogram("gecko_batch_texts", "Texts of a batch.", buckets=_TEXTS, registry=own)
-        self.waiting = Gauge("gecko_queue_texts", "Texts that wait for their batch.", registry=own)
+        self.waiting = Gauge(
+            "gecko_queue_texts", "Texts that wait for their batch, long ones counted as several.", registry=own
+        )
         self.open = Gauge("gecko_requests_open", "Requests being answered.", registry=own)
 
     def watch(self, waiting: Callable[[], int]) -> None:

@@ -18,12 +18,12 @@ from gecko.serve.store import AGAIN, FACTS, TABLE, TextEncoder, facts_of, intact
 logger = logging.getLogger(__name__)
 
 Mode = Literal["dense", "text", "hybrid"]
+Field = Literal["source", "lang", "source_id", "passage_id", "title"]
+FIELDS = get_args(Field)
 Where = Mapping[str, str | Sequence[str]]
-FIELDS = ("source", "lang", "source_id", "passage_id", "title")
 _SHOWN = ["passage_id", "source_id", "title", "text", "source", "lang"]
 MOST_HITS = 10_000
 _FUSION = 60  # constant of reciprocal rank fusion, as the evaluation's hybrids use it
-_UNFINISHED = "the index in {} is not finished: run gecko index again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def search_index(
     _condition(where)  # a mistake there is told before a model is loaded
     index = SearchIndex(out)
     if not index.complete:
-        logger.warning(_UNFINISHED.format(out))
+        logger.warning("the index in %s is not finished: run gecko index again", out)
     vector = None
     if wanted != "text":
         if embedder is None:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from gecko.corpus.decode import clean
 from gecko.errors import UsageError
-from gecko.judge.pool import BM25
+from gecko.judge.pool import BM25, RANKED
 from gecko.judge.thumbs import Thumbs
 from gecko.serve.engine import Text
 from gecko.serve.highlight import highlights
@@ -78,7 +78,7 @@ def add_thumbs(app: FastAPI, site: Site, thumbs: Thumbs) -> None:
         try:
             async with one_at_a_time:
                 pooled = await run_in_threadpool(thumbs.pooled, query, body.passage_id)
-                rankings = {} if pooled else await _rankings(site, query, thumbs.ranked)
+                rankings = {} if pooled else await _rankings(site, query)
                 done = await run_in_threadpool(thumbs.mark, query, body.passage_id, body.grade, rankings)
         except UsageError as error:
             raise BadField("passage_id", error.message, error.hint) from error
@@ -99,17 +99,17 @@ def _facts(site: Site) -> dict[str, Any]:
     }
 
 
-async def _rankings(site: Site, query: str, depth: int) -> dict[str, list[str]]:
+async def _rankings(site: Site, query: str) -> dict[str, list[str]]:
     """What each system finds first, in all dimensions: the page's switches are not in a judged set."""
     found: dict[str, list[str]] = {}
     for system, column in (("base", site.base), ("model", site.model)):
         if column is None or column.index is None:
             continue
         vector = (await column.engine.embed([Text(query, "query")]))[0].vector
-        hits = await run_in_threadpool(column.index.search, query, vector, k=depth, mode="dense")
+        hits = await run_in_threadpool(column.index.search, query, vector, k=RANKED, mode="dense")
         found[system] = [hit.passage_id for hit in hits]
         if column is site.model:
-            hits = await run_in_threadpool(column.index.search, query, None, k=depth, mode="text")
+            hits = await run_in_threadpool(column.index.search, query, None, k=RANKED, mode="text")
             found[BM25] = [hit.passage_id for hit in hits]
     return found
 

@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 KEY = "GECKO_API_KEY"
 _DRAIN_SECONDS = 60
-# Texts of a forward call on a CPU: of like length, so that little of it is padding.
-_CPU_BATCH = 16
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -41,7 +39,7 @@ class ServeOptions:
         judged: Folder of the judged set that thumbs go to.
         host, port: Where it listens; port 0 takes a free one.
         batch: Texts of a forward call at most.
-        queue: Texts that may wait; more are answered 429.
+        queue: Texts that may wait, a long one counted as several; more are answered 429.
         most_bytes: Of a request.
         key: What requests must show.
         bf16: As an Embedder takes it.
@@ -174,14 +172,10 @@ def _app(options: ServeOptions, hosts: frozenset[str] | None) -> Any:  # noqa: A
 
 
 def _column(options: ServeOptions, metrics: Metrics, spec: str, name: str, index: SearchIndex | None) -> Column:
-    import torch
-
-    from gecko.embedder.embedder import Embedder
-    from gecko.serve.engine import Engine
+    from gecko.serve.engine import Engine, open_encoder
     from gecko.serve.site import Column
 
-    size = options.batch if torch.cuda.is_available() else min(options.batch, _CPU_BATCH)
-    encoder = Embedder(spec, bf16=options.bf16, batch_size=size)
+    encoder = open_encoder(spec, batch=options.batch, bf16=options.bf16)
     if index is not None:
         index.check(encoder)
     engine = Engine(encoder, name, batch=options.batch, room=options.queue, observe=metrics.batch.observe)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 
-from gecko.serve.search import Mode
+from gecko.serve import search
 
 MOST_INPUTS = 2048
 MOST_CHARS = 100_000  # of one text; no encoder reads a tenth of it, and a tokenizer takes its time
@@ -20,9 +20,10 @@ def _whole(value: object) -> object:
 
 
 InputType = Literal["query", "document", "passage", "search_query", "search_document"]
-Field_ = Literal["source", "lang", "source_id", "passage_id", "title"]
 Body = Annotated[StrictStr, Field(min_length=1, max_length=MOST_CHARS)]
-TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1, max_length=MOST_TOKENS)]
+# fail_fast: a request may hold millions of wrong ids, and each would be told.
+TokenId = Annotated[StrictInt, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TOKENS, fail_fast=True)]
 Value = Annotated[StrictStr, Field(max_length=2000)]
 Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 Task = Annotated[StrictStr | None, Field(max_length=2000)]
@@ -39,9 +40,9 @@ class EmbeddingRequest(Request):
 
     input: (
         Body
-        | Annotated[list[Body], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[Body], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
     ) = Field(description="A text, texts, token ids of this model's tokenizer, or lists of such.")
     model: StrictStr | None = Field(None, description="As /v1/models names it; may be left out.")
     dimensions: Whole | None = Field(None, ge=1, description="The first so many, made unit length again.")
@@ -84,10 +85,10 @@ class SearchRequest(Request):
 
     query: Body = Field(description="Any text; no query syntax.")
     k: Whole = Field(10, ge=1, le=MOST_FOUND, description="How many passages.")
-    mode: Mode = Field("dense", description="By meaning, by words (BM25), or both fused.")
+    mode: search.Mode = Field("dense", description="By meaning, by words (BM25), or both fused.")
     dimensions: Whole | None = Field(None, ge=1, description="Compare only the first so many.")
     task: Task = Field(None, description="Words for the query's prompt.")
-    where: dict[Field_, Value | Annotated[list[Value], Field(max_length=1000)]] = Field(
+    where: dict[search.Field, Value | Annotated[list[Value], Field(max_length=1000)]] = Field(
         default_factory=dict, description="Field: value or values; one that ends in * is a beginning."
     )
     model: StrictStr | None = Field(None, description="Which model's index, where a base is served too.")
@@ -114,7 +115,7 @@ class SearchResponse(BaseModel):
 
     query: str
     model: str
-    mode: Mode
+    mode: search.Mode
     dimensions: int
     hits: list[Found]
 

@@ -33,7 +33,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     batch: Annotated[int, typer.Option(min=1, help="Texts encoded at a time, of all requests together.")] = 64,
-    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; a request beyond is answered 429.")] = 4096,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Texts that may wait, one for each 4,000 characters; a request beyond is answered 429."
+        ),
+    ] = 4096,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest request, in MB.")] = 16,
     precision: Annotated[
         Precision, typer.Option(help="Of encoding; auto is bfloat16 where the hardware has it.")
