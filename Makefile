@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines test-adapters lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export test-mteb
+.PHONY: setup demo test test-engines test-adapters test-serve lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -13,10 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV) (a few minutes the first time)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt torch==2.13.0 -e '.[demo,dev,onnx]'; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt torch==2.13.0 -e '.[demo,dev,onnx,serve]'; \
 	else \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 2>/dev/null && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,onnx]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,onnx,serve]'; \
 	fi
 	@touch $@
 
@@ -34,7 +34,9 @@ LLAMA := $(VENV)/.installed-llama
 MTEB := $(VENV)/.installed-mteb
 # LangChain and LlamaIndex bring forty packages, for two adapters of thirty lines.
 ADAPTERS := $(VENV)/.installed-adapters
-$(LLAMA) $(MTEB) $(ADAPTERS): $(VENV)/.installed-%: $(STAMP)
+# Clients and fuzzer of the server's tests.
+SERVE := $(VENV)/.installed-serve-test
+$(LLAMA) $(MTEB) $(ADAPTERS) $(SERVE): $(VENV)/.installed-%: $(STAMP)
 	@echo "installing gecko[$*] into $(VENV) $(if $(filter llama,$*),(compiled: ten minutes or more the first time))"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
@@ -53,6 +55,10 @@ test-mteb: $(MTEB)
 # gecko's models as embeddings of LangChain and LlamaIndex.
 test-adapters: $(ADAPTERS)
 	$(BIN)/python -m pytest tests/embedder/test_api.py -k takes_it $(ARGS)
+
+# The server's OpenAPI schema thrown at it by schemathesis: no 5xx; and LangChain against it.
+test-serve: $(SERVE)
+	$(BIN)/python -m pytest tests/serve $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check src tests bench
@@ -82,6 +88,10 @@ bench-mteb: $(MTEB)
 # Themes, similar items, classes and translations on people's labels; MODEL is measured beside the base.
 bench-jobs: setup
 	$(BIN)/python bench/jobs.py $(MODEL)
+
+# The server beside the bare encoder: 64 clients, overload, memory; MODEL is any, all-MiniLM-L6-v2 by default.
+bench-serve: setup
+	$(BIN)/python bench/serve_load.py $(MODEL)
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it alone
 
 WORDS = (
     "ant bear cat dog eel fox goat hen ibis jay koala lion mole newt owl pig quail rat seal toad wolf yak zebra "
@@ -46,6 +49,18 @@ def libraries_are_no_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One page of a headless Chromium, to open files and addresses in."""
+    from browser import BROWSERS, CHROMIUM, Browser
+
+    if not CHROMIUM:
+        pytest.skip(f"no Chromium here (looked for {', '.join(BROWSERS)})")
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from gecko.shell import out_option as _out
 from gecko.shell import say as _say
 from gecko.shell import teacher_settings as _teacher_settings
 from gecko.shell import verb as _verb
-from gecko.verbs import compare, evaluate, export, jobs, judge, themes
+from gecko.verbs import compare, evaluate, export, jobs, judge, serve, themes
 
 app = typer.Typer(
     name="gecko",
@@ -325,6 +326,7 @@ app.command(epilog=judge.EXAMPLE)(judge.judge)
 app.command(epilog=export.EXPORT_EXAMPLE)(export.export)
 app.command(epilog=export.VERIFY_EXAMPLE)(export.verify)
 app.command(epilog=export.PUSH_EXAMPLE)(export.push)
+app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=themes.EXAMPLE)(themes.themes)
 for _job, _example in jobs.VERBS:
     app.command(epilog=_example)(_job)
@@ -371,14 +373,20 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 5,
     mode: Annotated[str, typer.Option(help="dense, text or hybrid.")] = "dense",
     task: Annotated[str | None, typer.Option(help="Task description put before the query.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE", help="Only passages with that source, lang, source_id or title; A* begins so."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an index."""
     from gecko.corpus.decode import clean
     from gecko.demo import show_hits
-    from gecko.serve.index import search_index
+    from gecko.serve.search import search_index
 
-    hits = search_index(index, query, k=k, mode=mode, task=task)
+    hits = search_index(index, query, k=k, mode=mode, task=task, where=_fields(where or ()))
     value = {"query": clean(query), "hits": [{f: getattr(hit, f) for f in hit.__dataclass_fields__} for hit in hits]}
     _answer(as_json, value, show_hits(hits))
 
@@ -401,6 +409,17 @@ def report(
         write_map(run)
     path = write_report(run, out or run / "report.html")
     _answer(as_json, {"report": str(path)}, f"report  {path}")
+
+
+def _fields(conditions: Sequence[str]) -> dict[str, list[str]]:
+    """Read ``--where``: the values of a field are alternatives, the fields all hold."""
+    where: dict[str, list[str]] = {}
+    for condition in conditions:
+        field, equals, value = condition.partition("=")
+        if not equals:
+            raise UsageError(f"--where {condition}: expected FIELD=VALUE", "for example --where lang=en")
+        where.setdefault(field.strip(), []).append(value)
+    return where
 
 
 def _method(text: str) -> Any:  # noqa: ANN401

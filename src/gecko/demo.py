@@ -46,7 +46,8 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None], *, seed: int 
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.table import render_table
     from gecko.run import run_recipe
-    from gecko.serve.index import build_index, search_index
+    from gecko.serve.index import build_index
+    from gecko.serve.search import search_index
     from gecko.shards import read_rows, to_passage
 
     if not RECIPE.exists() or not (EXAMPLES / "questions.jsonl").exists():

@@ -42,6 +42,8 @@ class Precision(StrEnum):
 def _folder(text: str | Path) -> Path:
     if not str(text).strip():
         raise typer.BadParameter("the name is empty")
+    if "://" in str(text):
+        raise typer.BadParameter(f"{text} is no folder of this machine; write here, and copy it there")
     return Path(text)
 
 

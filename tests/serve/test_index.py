@@ -9,7 +9,8 @@ import pytest
 
 from gecko.errors import GeckoError, UsageError
 from gecko.records import Passage, content_id
-from gecko.serve.index import build_index, search_index
+from gecko.serve.index import build_index
+from gecko.serve.search import search_index
 from gecko.shards import locked
 
 

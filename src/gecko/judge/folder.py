@@ -65,6 +65,8 @@ class Marks:
         """Take in what was judged next."""
         if event.get("drop"):
             self.dropped.add(event["query_id"])
+        elif event.get("open"):  # taken back: it is asked for again
+            self.grades.get(event["query_id"], {}).pop(event["doc_id"], None)
         else:
             self.grades.setdefault(event["query_id"], {})[event["doc_id"]] = event["grade"]
 
@@ -102,8 +104,8 @@ class JudgedFolder:
         except (TypeError, KeyError) as error:
             raise GeckoError(f"{self.judging / _SETTINGS} is damaged", _HINT) from error
 
-    def create(self, settings: Settings) -> None:
-        """Write the settings, and the whole corpus unless it is there.
+    def create(self, settings: Settings, documents: Iterable[dict[str, str]] | None = None) -> None:
+        """Write the settings, and unless it is there the whole corpus: ``documents``, or ``settings.corpus``.
 
         The whole of it and not only what was pooled: among the pooled alone, finding the right one would be easy.
 
@@ -111,12 +113,12 @@ class JudgedFolder:
             GeckoError: There are no documents at ``settings.corpus``.
         """
         if not self.corpus.is_file():
-            documents = _documents(Path(settings.corpus))
-            first = next(documents, None)
+            stream = iter(_documents(Path(settings.corpus)) if documents is None else documents)
+            first = next(stream, None)
             if first is None:
                 raise GeckoError(f"{settings.corpus} holds no passage", "is it the right folder?")
             write_json(self.judging / _SETTINGS, asdict(settings))  # first: it tells whose folder this is
-            write_json_lines(self.corpus, itertools.chain([first], documents))
+            write_json_lines(self.corpus, itertools.chain([first], stream))
         write_json(self.judging / _SETTINGS, asdict(settings))
 
     def documents(self) -> Documents:

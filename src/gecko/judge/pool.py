@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +50,13 @@ class Pool:
     rankings: Mapping[str, tuple[str, ...]]
 
 
+def new_candidates(query_id: str, known: Sequence[str], found: Collection[str]) -> list[str]:
+    """The candidates that are new, shuffled from an order that no system made: nothing can be read from their place."""
+    fresh = sorted(set(found).difference(known))
+    random.Random(f"{query_id} {len(known)}").shuffle(fresh)  # noqa: S311
+    return fresh
+
+
 class Pooler:
     """Makes the pools of queries over one corpus (BM25's candidates, and each model's).
 
@@ -83,9 +90,7 @@ class Pooler:
             }
             known = before[query.query_id].candidates if query.query_id in before else ()
             found = {doc_id for ranking in rankings.values() for doc_id in ranking[: self._depth]}
-            # Shuffled from an order that no system made, so that nothing can be read from a candidate's place.
-            fresh = sorted(found.difference(known))
-            random.Random(f"{query.query_id} {len(known)}").shuffle(fresh)  # noqa: S311
+            fresh = new_candidates(query.query_id, known, found)
             pools.append(Pool(query.query_id, query.text, (*known, *fresh), rankings))
         return pools
 

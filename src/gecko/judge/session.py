@@ -58,11 +58,11 @@ class Session:
 
     Args:
         folder: The test set's folder, which exists.
-        pooler: Makes pools of new queries.
+        pooler: Makes pools of new queries; None where none will come.
         pair: The two systems whose difference the test is to show.
     """
 
-    def __init__(self, folder: JudgedFolder, pooler: Pooler, pair: tuple[str, str]) -> None:
+    def __init__(self, folder: JudgedFolder, pooler: Pooler | None, pair: tuple[str, str]) -> None:
         self._folder = folder
         self._pooler = pooler
         self._pair = pair
@@ -73,6 +73,8 @@ class Session:
 
     def add(self, texts: Iterable[str]) -> int:
         """Pool new queries, and pool the old ones again, whose models may have changed; returns how many are new."""
+        if self._pooler is None:
+            raise ValueError("a session without a pooler takes no queries")
         new = [query for query in distinct(texts) if query.query_id not in self._pools]
         old = [Query(pool.query_id, pool.query) for pool in self._pools.values()]
         if old or new:
@@ -107,9 +109,20 @@ class Session:
         Raises:
             ValueError: There is no such grade.
         """
-        if grade is not None and (isinstance(grade, bool) or grade not in GRADES):
-            raise ValueError(f"no grade {grade}")
-        self._record({"query_id": asked.query_id, "doc_id": asked.doc_id, "grade": grade})
+        known = None if grade is None else _checked(grade)
+        self._record({"query_id": asked.query_id, "doc_id": asked.doc_id, "grade": known})
+
+    def mark(self, query_id: str, doc_id: str, grade: int | None) -> None:
+        """Record a judgement of a candidate that nobody asked about; None takes an earlier one back.
+
+        Raises:
+            ValueError: There is no such grade.
+        """
+        if grade is None:
+            self._record({"query_id": query_id, "doc_id": doc_id, "open": True})
+        else:
+            self._record({"query_id": query_id, "doc_id": doc_id, "grade": _checked(grade)})
+        self.export()
 
     def drop(self, asked: Question) -> None:
         """Leave a query out of the test."""
@@ -189,6 +202,12 @@ class Session:
         ranking = np.array([[position[doc] for doc in pool.rankings[system]]], np.int64).reshape(1, -1)
         judged = {position[doc]: float(grade) for doc, grade in grades.items()}
         return float(ndcg_at_k(ranking, [judged], RANKED)[0])
+
+
+def _checked(grade: int) -> int:
+    if isinstance(grade, bool) or grade not in GRADES:
+        raise ValueError(f"no grade {grade}")
+    return grade
 
 
 def pair_of(systems: Iterable[str]) -> tuple[str, str]:
