@@ -365,9 +365,13 @@ def test_vectors_are_made_once_for_all_trainings_on_the_same_texts(
     asked: list[int] = []
 
     class Counting(vectors_module.Embedder):  # type: ignore[misc]
-        def encode(self, texts: Any) -> Any:
-            asked.append(len(texts))
-            return super().encode(texts)
+        def encode_queries(self, queries: Any, task: Any = None) -> Any:
+            asked.append(len(queries))
+            return super().encode_queries(queries, task)
+
+        def encode_passages(self, passages: Any) -> Any:
+            asked.append(len(passages))
+            return super().encode_passages(passages)
 
     monkeypatch.setattr(vectors_module, "Embedder", Counting)
     told: list[str] = []

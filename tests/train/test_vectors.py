@@ -63,11 +63,15 @@ def test_a_kill_costs_a_block(
         pass
 
     class Counting(Embedder):
-        def encode(self, texts: Any) -> Any:
+        def encode_queries(self, queries: Any, task: Any = None) -> Any:
             if len(asked) == 6:  # queries and passages of three blocks
                 raise Killed
-            asked.append(len(texts))
-            return super().encode(texts)
+            asked.append(len(queries))
+            return super().encode_queries(queries, task)
+
+        def encode_passages(self, passages: Any) -> Any:
+            asked.append(len(passages))
+            return super().encode_passages(passages)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "Embedder", Counting)
