@@ -32,7 +32,9 @@ from quality import BASE, write_page
 from gecko.corpus.build import CorpusOptions, build_passages
 from gecko.embedder.embedder import Embedder
 from gecko.records import Passage
+from gecko.serve.engine import open_encoder
 from gecko.serve.index import build_index
+from gecko.serve.precision import Precision
 
 CLIENTS, BATCHES = 64, (64, 16)
 STEPS = 5  # the memory is read after each of so many parts of the flood
@@ -99,7 +101,7 @@ def bare(model: str, texts: Sequence[str], batches: Sequence[int] = BATCHES) -> 
     """Texts a second of the encoder alone, by the size of its batches."""
     rates = {}
     for batch in batches:
-        encoder = Embedder(model, batch_size=batch)
+        encoder = open_encoder(model, batch=batch, precision=Precision.auto, tell=print)
         encoder.encode(texts[:batch])
         begun = time.perf_counter()
         encoder.encode(texts)
@@ -115,7 +117,8 @@ def server(model: str, *options: str) -> Iterator[tuple[str, float]]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        url = process.stderr.readline().split()[3].removesuffix("/v1")
+        line = next(line for line in process.stderr if line.startswith("serving "))
+        url = line.split()[3].removesuffix("/v1")
         assert ask(url, [["first"]], 1).statuses == {200: 1}
         yield url, time.perf_counter() - begun
         process.send_signal(signal.SIGTERM)
@@ -240,9 +243,9 @@ def measure(model: str, size: Size) -> list[str]:
         "",
         f"`make bench-serve` (`python bench/serve_load.py {model}`), on CPUs. `gecko serve` as a process of its own;",
         f"the clients ask over loopback, on the same processors. {len(texts):,} passages of Python's documentation of",
-        "100 to 250 tokens. *bare* is `Embedder.encode` of them all in the bench's process, the server not running: in",
-        f"batches of {' and of '.join(map(str, BATCHES))} before, in the faster of these again after; the best counts.",
-        "Latencies are from a client's request to its last byte, in milliseconds.",
+        "100 to 250 tokens. *bare* is the same encoder with all of them at once in the bench's process, the server not",
+        f"running: in batches of {' and of '.join(map(str, BATCHES))} before, in the faster of these again after; the",
+        "best counts. Latencies are from a client's request to its last byte, in milliseconds.",
         "",
         f"- times bare: {least:.2f} or more (aim: 0.90 or more); failed requests: {sum(s.failed for _, s in loads)}",
         f"- from start to first answer, median of {size.starts}: `gecko serve` {first:.1f} s (aim: 5 or less); "

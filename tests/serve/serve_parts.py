@@ -22,6 +22,7 @@ class Words:
 
     def __init__(self, path: str = "words", seed: str = "") -> None:
         self.path, self.fingerprint, self._seed = path, path + seed, seed
+        self.origin = self.fingerprint
         self.model = SimpleNamespace(tokenizer=SimpleNamespace(backend_tokenizer=letters_tokenizer()), max_seq_length=8)
         self.gate = threading.Event()
         self.gate.set()

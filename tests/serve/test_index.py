@@ -24,6 +24,10 @@ class WordEncoder:
     def __init__(self):
         self.encoded = 0
 
+    @property
+    def origin(self):
+        return self.fingerprint
+
     def _vectors(self, texts):
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):

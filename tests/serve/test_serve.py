@@ -25,6 +25,7 @@ from gecko.cli import app
 from gecko.embedder.embedder import Embedder
 from gecko.serve.engine import Engine
 from gecko.serve.index import build_index
+from gecko.serve.precision import Precision
 from gecko.serve.requests import texts_of
 from gecko.serve.server import ServeOptions, serve, short_name
 from gecko.serve.wire import EmbeddingRequest
@@ -78,7 +79,7 @@ def test_options_and_indexes_that_cannot_be_are_told(never_loaded, indexes, tmp_
 
 
 def test_an_index_of_another_model_is_refused(tiny_model, indexes):
-    result = run(app, ["serve", tiny_model, "--port", "0", "--index", str(indexes[0])])
+    result = run(app, ["serve", tiny_model, "--port", "0", "--precision", "float32", "--index", str(indexes[0])])
     told(result, 1, "is not the model that made", "gecko index")
 
 
@@ -173,7 +174,7 @@ def serving(tiny_model):
             if line.startswith("serving "):
                 ready(line.split()[3].removesuffix("/v1"))
 
-        serve(ServeOptions(tiny_model, port=0, **options), tell)
+        serve(ServeOptions(tiny_model, port=0, precision=Precision.float32, **options), tell)
         return lines
 
     yield run_it

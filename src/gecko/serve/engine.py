@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from gecko.errors import GeckoError, UsageError
 from gecko.serve.batching import Batcher
+from gecko.serve.precision import Precision
 from gecko.serve.store import TextEncoder
 
 Kind = Literal["raw", "query", "document"]
@@ -166,20 +169,44 @@ def _weight(text: Text) -> int:
     return 1 + len(text.text) // _TEXT_CHARS
 
 
-def open_encoder(spec: str, *, batch: int, bf16: bool | None) -> Encoder:
+def open_encoder(spec: str, *, batch: int, precision: Precision, tell: Callable[[str], None]) -> Encoder:
     """Open the model that is served, here and nowhere else: whatever an Embedder opens can be served.
 
     Args:
-        spec: A path, a Hub id or all-MiniLM-L6-v2.
+        spec: A path, a Hub id or all-MiniLM-L6-v2; an export of any format is served as it is.
         batch: Texts of a forward call at most.
-        bf16: As an Embedder takes it.
+        precision: Of the forward pass; int8 is the model's export, made at the first start and kept in the user's
+            cache.
+        tell: Receives a line where an export is made, or cannot be.
 
     Raises:
-        GeckoError: It cannot be loaded.
+        GeckoError: The model cannot be loaded; or int8 was asked for and there is no such export of it.
     """
     from gecko.embedder.embedder import Embedder
+    from gecko.export.cached import cached_int8
 
-    encoder = Embedder(spec, bf16=bf16)
+    refused = ""
+    if precision is Precision.int8 or (precision is Precision.auto and _int8_pays()):
+        try:
+            return Embedder(cached_int8(spec, tell))
+        except GeckoError as error:
+            if precision is Precision.int8:
+                raise
+            refused = str(error)
+    encoder = Embedder(spec, bf16=precision.bf16)
+    if refused:  # said only here, where nothing is wrong with the model itself
+        tell(f"{spec} is served as it is and not in int8: {refused}")
     device = getattr(encoder.model, "device", None)
     encoder.batch_size = batch if getattr(device, "type", "cpu") != "cpu" else min(batch, _CPU_BATCH)
     return encoder
+
+
+def _int8_pays() -> bool:
+    """Whether an int8 graph can be made here and nothing faster than the CPU is at hand."""
+    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+        return False
+    if version("torch").endswith("+cpu"):  # without importing it, which takes seconds
+        return True
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())

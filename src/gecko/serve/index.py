@@ -76,7 +76,8 @@ def _prepare(embedder: TextEncoder, out: Path) -> tuple[Any, dict[str, Any]]:
     import lancedb
 
     name = lasting_name(embedder.path)
-    facts = {"model": name, "weights": embedder.fingerprint, "dim": embedder.dim, "passages": 0, "complete": False}
+    facts = {"model": name, "weights": embedder.fingerprint, "origin": embedder.origin, "dim": embedder.dim}
+    facts |= {"passages": 0, "complete": False}
     before = facts_of(out)
     if before is None and (out / f"{TABLE}.lance").exists():
         raise UsageError(f"{out} holds a table of passages that no index of gecko made", "choose another --out")

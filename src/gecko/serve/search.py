@@ -77,12 +77,13 @@ class SearchIndex:
         return bool(self._facts.get("complete", True))
 
     def check(self, embedder: TextEncoder) -> None:
-        """Refuse a model that did not make this index.
+        """Refuse a model that did not make this index; an export of the one that did may search it.
 
         Raises:
             GeckoError: Its vectors are others.
         """
-        if (embedder.fingerprint, embedder.dim) != (self._facts.get("weights"), self._facts["dim"]):
+        made_with = self._facts.get("origin", self._facts.get("weights"))
+        if (embedder.origin, embedder.dim) != (made_with, self._facts["dim"]):
             raise GeckoError(f"{embedder.path} is not the model that made the index in {self.folder}", AGAIN)
 
     def passages(self) -> Iterator[dict[str, str]]:

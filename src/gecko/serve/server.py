@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gecko.errors import GeckoError, UsageError
+from gecko.serve.precision import Precision
 from gecko.serve.search import SearchIndex
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ServeOptions:
         queue: Texts that may wait, a long one counted as several; more are answered 429.
         most_bytes: Of a request.
         key: What requests must show.
-        bf16: As an Embedder takes it.
+        precision: Of the forward pass; int8 is made at the first start and kept in the user's cache.
     """
 
     model: str
@@ -56,7 +57,7 @@ class ServeOptions:
     queue: int = 4096
     most_bytes: int = 16_000_000
     key: str | None = None
-    bf16: bool | None = None
+    precision: Precision = Precision.auto
 
     def __post_init__(self) -> None:
         """Refuse options that nothing would read."""
@@ -81,7 +82,7 @@ def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
         host, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(host).is_loopback
         named = f"[{host}]" if ":" in host else host
-        app = _app(options, hosts=_LOOPBACK | {named} if local and not options.key else None)
+        app = _app(options, tell, hosts=_LOOPBACK | {named} if local and not options.key else None)
         import uvicorn
 
         config = uvicorn.Config(
@@ -136,7 +137,7 @@ def _listening(host: str, port: int) -> Iterator[None]:
         ) from error
 
 
-def _app(options: ServeOptions, hosts: frozenset[str] | None) -> Any:  # noqa: ANN401
+def _app(options: ServeOptions, tell: Callable[[str], None], hosts: frozenset[str] | None) -> Any:  # noqa: ANN401
     from gecko.serve.api import create_app
     from gecko.serve.metrics import Metrics
     from gecko.serve.site import Site
@@ -144,7 +145,7 @@ def _app(options: ServeOptions, hosts: frozenset[str] | None) -> Any:  # noqa: A
     index, base_index = _open_index(options.index), _open_index(options.base)
     metrics = Metrics()
     name = options.name or short_name(options.model)
-    model = _column(options, metrics, options.model, name, index)
+    model = _column(options, metrics, options.model, name, index, tell)
     base = None
     if index is not None and base_index is not None:
         if index.size != base_index.size:
@@ -156,7 +157,8 @@ def _app(options: ServeOptions, hosts: frozenset[str] | None) -> Any:  # noqa: A
                 base_index.size,
             )
         other = short_name(base_index.model)
-        base = _column(options, metrics, base_index.model, other if other != name else f"{other} (base)", base_index)
+        other = other if other != name else f"{other} (base)"
+        base = _column(options, metrics, base_index.model, other, base_index, tell)
     return create_app(
         Site(
             model,
@@ -171,11 +173,18 @@ def _app(options: ServeOptions, hosts: frozenset[str] | None) -> Any:  # noqa: A
     )
 
 
-def _column(options: ServeOptions, metrics: Metrics, spec: str, name: str, index: SearchIndex | None) -> Column:
+def _column(
+    options: ServeOptions,
+    metrics: Metrics,
+    spec: str,
+    name: str,
+    index: SearchIndex | None,
+    tell: Callable[[str], None],
+) -> Column:
     from gecko.serve.engine import Engine, open_encoder
     from gecko.serve.site import Column
 
-    encoder = open_encoder(spec, batch=options.batch, bf16=options.bf16)
+    encoder = open_encoder(spec, batch=options.batch, precision=options.precision, tell=tell)
     if index is not None:
         index.check(encoder)
     engine = Engine(encoder, name, batch=options.batch, room=options.queue, observe=metrics.batch.observe)

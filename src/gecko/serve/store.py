@@ -31,6 +31,11 @@ class TextEncoder(Protocol):
         """Hash of what its vectors depend on."""
         ...
 
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the model that its vectors stand for: an export's is that of what was exported."""
+        ...
+
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Unit vectors (n, dim)."""
         ...

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gecko.shell import Precision, say, verb
+from gecko.serve.precision import Precision
+from gecko.shell import say, verb
 
 EXAMPLE = (
     "Example: gecko serve runs/docs/model;  "
@@ -41,7 +42,8 @@ def serve(
     ] = 4096,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest request, in MB.")] = 16,
     precision: Annotated[
-        Precision, typer.Option(help="Of encoding; auto is bfloat16 where the hardware has it.")
+        Precision,
+        typer.Option(help="Of encoding; auto is int8 on CPUs (the onnx extra), made at the first start and kept."),
     ] = Precision.auto,
 ) -> None:
     """Serve a model: OpenAI's /v1/embeddings, /metrics, with --index search and a page. GECKO_API_KEY sets a key."""
@@ -60,6 +62,6 @@ def serve(
         queue=queue,
         most_bytes=int(max_mb * 1e6),
         key=os.environ.get(KEY) or None,
-        bf16=precision.bf16,
+        precision=precision,
     )
     run(options, say)
