@@ -1,4 +1,4 @@
-"""Which form of a model is served: its int8 export where the CPU does the work, else the model itself."""
+"""Which form of a model is served: the model itself, or its int8 export where that is asked for."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from serve_parts import CORPUS
 from gecko.embedder.embedder import Embedder
 from gecko.embedder.onnx import OnnxModel
 from gecko.errors import GeckoError
-from gecko.export import cached
-from gecko.serve import engine
 from gecko.serve.engine import Engine, Text, open_encoder
 from gecko.serve.index import build_index
 from gecko.serve.precision import Precision
@@ -59,26 +57,8 @@ def test_int8_searches_the_index_of_its_model_and_no_other(opened, tiny_model, i
     assert found.tokens == len(whole.model.tokenizer(whole.render_queries([QUESTION])[0])["input_ids"])
 
 
-def test_auto_is_int8_where_nothing_is_faster(opened, monkeypatch):
-    monkeypatch.setattr(engine, "_int8_pays", lambda: True)
-    assert isinstance(opened(Precision.auto)[0].model, OnnxModel)
-    monkeypatch.setattr(engine, "_int8_pays", lambda: False)
-    assert not isinstance(opened(Precision.auto)[0].model, OnnxModel)
-
-
-def test_without_the_extra_int8_does_not_pay(monkeypatch):
-    monkeypatch.setattr(engine, "find_spec", lambda name: None if name == "onnxscript" else object())
-    assert not engine._int8_pays()
-
-
-def test_a_model_that_has_no_int8_is_served_as_it_is_and_that_is_said(opened, tiny_model, monkeypatch):
-    def refuse(_spec, _tell):
-        raise GeckoError("no such export", "try another")
-
-    monkeypatch.setattr(cached, "cached_int8", refuse)
-    monkeypatch.setattr(engine, "_int8_pays", lambda: True)
+def test_the_model_itself_is_served_unless_int8_is_asked_for(opened, tiny_model):
     encoder, told = opened(Precision.auto)
     np.testing.assert_allclose(encoder.encode([QUESTION]), Embedder(tiny_model).encode([QUESTION]), atol=1e-6)
-    assert told == [f"{tiny_model} is served as it is and not in int8: no such export"]
-    with pytest.raises(GeckoError, match="no such export"):
-        opened(Precision.int8)
+    assert not isinstance(encoder.model, OnnxModel)
+    assert told == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -177,36 +175,18 @@ def open_encoder(spec: str, *, batch: int, precision: Precision, tell: Callable[
         batch: Texts of a forward call at most.
         precision: Of the forward pass; int8 is the model's export, made at the first start and kept in the user's
             cache.
-        tell: Receives a line where an export is made, or cannot be.
+        tell: Receives a line where an export is made.
 
     Raises:
-        GeckoError: The model cannot be loaded; or int8 was asked for and there is no such export of it.
+        GeckoError: The model cannot be loaded, or has no int8 export.
     """
     from gecko.embedder.embedder import Embedder
-    from gecko.export.cached import cached_int8
 
-    refused = ""
-    if precision is Precision.int8 or (precision is Precision.auto and _int8_pays()):
-        try:
-            return Embedder(cached_int8(spec, tell))
-        except GeckoError as error:
-            if precision is Precision.int8:
-                raise
-            refused = str(error)
+    if precision is Precision.int8:
+        from gecko.export.cached import cached_int8
+
+        return Embedder(cached_int8(spec, tell))
     encoder = Embedder(spec, bf16=precision.bf16)
-    if refused:  # said only here, where nothing is wrong with the model itself
-        tell(f"{spec} is served as it is and not in int8: {refused}")
     device = getattr(encoder.model, "device", None)
     encoder.batch_size = batch if getattr(device, "type", "cpu") != "cpu" else min(batch, _CPU_BATCH)
     return encoder
-
-
-def _int8_pays() -> bool:
-    """Whether an int8 graph can be made here and nothing faster than the CPU is at hand."""
-    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
-        return False
-    if version("torch").endswith("+cpu"):  # without importing it, which takes seconds
-        return True
-    import torch
-
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Of the numbers in a forward pass; ``auto`` is int8 on CPUs where the ``onnx`` extra is installed."""
+    """Of the numbers in a forward pass; ``auto`` is bfloat16 where the hardware has it."""
 
     auto = "auto"
     int8 = "int8"

@@ -43,7 +43,9 @@ def serve(
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest request, in MB.")] = 16,
     precision: Annotated[
         Precision,
-        typer.Option(help="Of encoding; auto is int8 on CPUs (the onnx extra), made at the first start and kept."),
+        typer.Option(
+            help="Of encoding; auto is bfloat16 where the hardware has it; int8 is an export, made at the first start."
+        ),
     ] = Precision.auto,
 ) -> None:
     """Serve a model: OpenAI's /v1/embeddings, /metrics, with --index search and a page. GECKO_API_KEY sets a key."""
