@@ -73,14 +73,16 @@ def table(done: list[dict]) -> list[str]:
         entries = [entry for entry in done if entry["label"] == label]
         if not entries:
             continue
-        gain = 100 * statistics.mean(entry["dev_gain"] for entry in entries)
-        cells = []
-        for kind in kinds:
-            found = [100 * entry["types"][kind][1] for entry in entries]
-            spread = f" ±{(max(found) - min(found)) / 2:.1f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.1f}{spread}")
-        lines.append(f"| {label} | {len(entries)} | {gain:+.1f} | {' | '.join(cells)} |")
+        cells = [over_seeds([entry["dev_gain"] for entry in entries], sign="+")]
+        cells += [over_seeds([entry["types"][kind][1] for entry in entries]) for kind in kinds]
+        lines.append(f"| {label} | {len(entries)} | {' | '.join(cells)} |")
     return lines
+
+
+def over_seeds(found: list[float], sign: str = "") -> str:
+    """The mean in points, and half the range where there is one."""
+    spread = f" ±{50 * (max(found) - min(found)):.1f}" if len(found) > 1 else ""
+    return f"{100 * statistics.mean(found):{sign}.1f}{spread}"
 
 
 def main() -> None:
