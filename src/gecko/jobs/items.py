@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gecko.errors import GeckoError, UsageError
+from gecko.errors import GeckoError, UsageError, reason
 from gecko.mixture.format import render_passage
 from gecko.shards import read_rows, to_passage
 from gecko.tabular import SUFFIXES, Record, as_label, as_text, read_records
@@ -67,7 +67,7 @@ class Items:
 
     def said(self, place: Path) -> str:
         """What was read and what was not, in a line."""
-        counts = "".join(f", {count:,} {reason}" for reason, count in sorted(self.left.items()))
+        counts = "".join(f", {count:,} {why}" for why, count in sorted(self.left.items()))
         named = ", ".join(f"{role} from {name}" for role, name in self.columns.items())
         return f"{place}: {len(self.items):,} texts{counts}{f' ({named})' if named else ''}"
 
@@ -105,8 +105,7 @@ def read_items(place: Path, columns: Columns = Columns(), *, wanted: Sequence[st
     except FileNotFoundError:
         raise GeckoError(f"{place}: no such file or folder", _HINT) from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise GeckoError(f"{place} cannot be read: {reason}", _HINT) from error
+        raise GeckoError(f"{place} cannot be read: {reason(error)[:160]}", _HINT) from error
     if not found.items:
         raise GeckoError(f"{place} holds no text", _HINT)
     return found

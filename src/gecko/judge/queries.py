@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gecko.corpus.decode import clean
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, reason
 from gecko.records import content_id
 from gecko.tabular import SUFFIXES, Record, as_text, read_records
 
@@ -102,8 +102,7 @@ def _texts(path: Path, column: str | None) -> Iterator[str | None]:
     except FileNotFoundError:
         raise GeckoError(f"{path}: no such file", hint) from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise GeckoError(f"{path} cannot be read: {reason}", hint) from error
+        raise GeckoError(f"{path} cannot be read: {reason(error)[:120]}", hint) from error
 
 
 def _column(path: Path, record: Record, wanted: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, reason
 from gecko.shards import read_json
 
 logger = logging.getLogger(__name__)
@@ -63,5 +63,5 @@ def intact(out: Path) -> Iterator[None]:
         raise
     except Exception as error:
         logger.debug("%s", out, exc_info=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise GeckoError(f"the index in {out} is damaged or cannot be written: {reason}", AGAIN) from error
+        said = reason(error)[:120]
+        raise GeckoError(f"the index in {out} is damaged or cannot be written: {said}", AGAIN) from error

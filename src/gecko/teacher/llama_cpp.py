@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, reason
 from gecko.teacher.ask import Answer, Ask, EngineError, Labels, Likelihood, Prompt, Write
 from gecko.teacher.pieces import PieceError, Reading, label_values, read_labels, read_likelihood
 from gecko.teacher.protocol import Capabilities
@@ -59,7 +59,7 @@ class LlamaCppEngine:
             )
         except (ValueError, RuntimeError, OSError) as error:
             raise GeckoError(
-                f"llama.cpp cannot load {path.name}: {_reason(error)}",
+                f"llama.cpp cannot load {path.name}: {reason(error)}",
                 "is the file whole, and of a model this version knows?",
             ) from error
         self._lib: Any = llama_cpp
@@ -215,7 +215,7 @@ class LlamaCppEngine:
                 tokens, max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed, grammar=grammar
             )
         except Exception as error:  # of a grammar or the decoder, each with its own kinds
-            raise EngineError(f"llama.cpp failed: {_reason(error)}") from error
+            raise EngineError(f"llama.cpp failed: {reason(error)}") from error
         choice, usage = reply["choices"][0], reply["usage"]
         return Answer(
             text=choice["text"],
@@ -254,11 +254,6 @@ def _chat_template(library: Any, llama: Any) -> Any:  # noqa: ANN401
     ends = (library.llama_vocab_bos(vocabulary), library.llama_vocab_eos(vocabulary))
     bos, eos = (library.llama_vocab_get_text(vocabulary, token).decode() if token >= 0 else "" for token in ends)
     return Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _refuse_no_gguf(path: Path) -> None:

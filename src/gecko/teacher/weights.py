@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, reason
 
 # Elements of each tensor that go into the fingerprint, spread over it: training changes them all.
 _SAMPLED = 65536
@@ -46,8 +46,7 @@ def load_causal(path_or_id: str | Path, device: Any, dtype: str) -> tuple[Any, A
     except GeckoError:
         raise
     except Exception as error:  # of the Hub, the files, the network or the library, each with its own kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GeckoError(f"cannot load the language model {target}: {reason}", _hint(target)) from error
+        raise GeckoError(f"cannot load the language model {target}: {reason(error)}", _hint(target)) from error
     # Where the vocabulary is missing, transformers makes a tokenizer to which every word is unknown, without a word.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise GeckoError(f"{target} holds no tokenizer", "copy tokenizer.json and tokenizer_config.json to it")
