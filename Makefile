@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines test-adapters test-serve lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve test-mteb
+.PHONY: setup demo test test-engines test-adapters test-serve lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve bench-scale-mining test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -92,6 +92,10 @@ bench-jobs: setup
 # The server beside the bare encoder: 64 clients, overload, memory; MODEL is any, all-MiniLM-L6-v2 by default.
 bench-serve: setup
 	$(BIN)/python bench/serve_load.py $(MODEL)
+
+# Top 20 of 100,000 queries over a million vectors, beside faiss and Sentence-Transformers (SMALL=1: over 20,000).
+bench-scale-mining: setup
+	$(BIN)/python bench/scale_mining.py $(if $(SMALL),--small)
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

@@ -33,7 +33,8 @@ from gecko.embedder.embedder import Embedder
 from gecko.evaluate.beir import load_beir
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.evaluate.pairs import Bitext
-from gecko.evaluate.retrieval import cut, ndcg_at_k, top_k
+from gecko.evaluate.retrieval import cut, ndcg_at_k
+from gecko.miner.exact import top_k
 from gecko.recipe import Recipe, load_recipe
 from gecko.shards import read_json, read_rows, to_unified
 from gecko.training import train_stage

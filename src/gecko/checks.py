@@ -15,6 +15,7 @@ from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import beir_files
 from gecko.evaluate.folders import find_sets
 from gecko.evaluate.tasks import open_sets
+from gecko.miner.search import check_search
 from gecko.mixture.load import check_sources
 from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
 from gecko.shards import MARKS, is_run
@@ -85,12 +86,13 @@ def check_recipe(recipe: Recipe) -> None:
     """Find what no stage could work with: models, dimensions and test sets that are not there.
 
     Raises:
-        UsageError: A dimension is wider than the student, or a tracker or the library of adapters is not installed.
+        UsageError: A dimension is wider than the student, or the library of adapters, indexes or a tracker is missing.
         GeckoError: A model, test set or source of the mixture or of pre-finetuning is not there.
     """
     train, evaluation = recipe.train, recipe.evaluation
     check_sources(recipe.mixture)
     check_sources(recipe.prefinetune.mixture)
+    check_search(recipe.fret.search)
     if recipe.fret.miner != PREFINETUNED:
         _model("fret.miner", recipe.fret.miner)
     width = check_training(train)

@@ -49,6 +49,9 @@ class FretOptions(Section):
     )
     neighbours: int = Field(default=20, ge=1, description="N: passages retrieved beside the seed")
     miner_task: bool = Field(default=False, description="embed task and query together, as the paper does")
+    search: Literal["auto", "exact", "hnsw", "ivfpq"] = Field(
+        default="auto", description="auto: exact up to 5 million passages, then ivfpq (docs/scale.md)"
+    )
     rrf_k: float = Field(default=0.0, ge=0, description="constant of reciprocal rank fusion; the paper's formula has 0")
     positive: Literal["p1", "seed"] = "p1"
     negative: Literal["last", "hardest", "random", "none"] = "hardest"

@@ -124,11 +124,13 @@ def _passages(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
-    from gecko.fret.store import PassageTable, encode_corpus
+    from gecko.fret.store import PassageTable
+    from gecko.miner.vectors import encode_corpus
 
     table = PassageTable(context.folder("passages"))
-    encode_corpus(table, context.miner, folder / "vectors.npy")
-    return {"rows": len(table), "dim": context.miner.dim}
+    model = fingerprint(context.miner.fingerprint, _miner_mark(context))
+    encoded = encode_corpus(table, context.miner, folder, model=model, tell=context.tell)
+    return {"rows": len(table), "dim": context.miner.dim, "made": encoded.made, "kept": encoded.kept}
 
 
 def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -150,14 +152,17 @@ def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
 def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.languages import LanguageCount
     from gecko.fret.select import select_rows
+    from gecko.miner.search import open_search
 
     before, counted = context.ranker.calls_made, LanguageCount()
     queries = list(read_rows(context.folder("queries"), to_query))
-    selected = select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret)
+    vectors, mark, options = context.corpus.vectors, context.marks["miner"], context.recipe.fret
+    search = open_search(options.search, vectors, context.folder("miner") / ".index", mark, context.tell)
+    selected = select_rows(queries, context.corpus, context.miner, context.ranker, options, search)
     rows = write_stage(folder, counted.rows(selected, context.corpus), FRET)
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")
-    return {"rows": rows, "calls_made": context.ranker.calls_made - before, **counted.facts()}
+    return {"rows": rows, "calls_made": context.ranker.calls_made - before, **counted.facts(), **search.facts()}
 
 
 def _training_rows(context: RunContext) -> Iterator[FretRow | Quarantined]:
@@ -288,7 +293,9 @@ def _miner_mark(context: RunContext) -> list[object]:
 def _fret_mark(context: RunContext) -> list[object]:
     fret = context.recipe.fret
     version = 4 if fret.miner_task else 3  # 4: a miner of the unified format gets the task in that format's place
-    return [context.ranker.fingerprint, fret.model_dump(), version]
+    # Where it is the default, the search is no part of the mark, as before there was a choice.
+    own = fret.model_dump(exclude={"search"} if fret.search == "auto" else None)
+    return [context.ranker.fingerprint, own, version]
 
 
 def _mixture_mark(context: RunContext) -> list[object]:

@@ -154,7 +154,8 @@ def test_equal_scores_of_a_pool_count_against_the_model_as_gecko_has_it(tmp_path
 def test_the_measures_are_mtebs_on_runs_with_ties(seed: int) -> None:
     from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 
-    from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank, top_k
+    from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank
+    from gecko.miner.exact import top_k
 
     rng = np.random.default_rng(seed)
     queries, documents = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (30, 120))

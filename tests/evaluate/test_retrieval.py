@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
-from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
+from gecko.evaluate.retrieval import average_precision, ndcg_at_k, recall_at_k, reciprocal_rank, rrf
+from gecko.miner.exact import top_k
 
 
 def random_case(seed: int, queries: int = 40, documents: int = 150, depth: int = 120):
@@ -72,26 +73,6 @@ def test_missing_documents_score_nothing():
     assert recall_at_k(ranking, [{0: 1}]) == 0
     assert reciprocal_rank(ranking, [{0: 1}]) == 0
     assert average_precision(ranking, [{0: 1}]) == 0
-
-
-@pytest.mark.parametrize("chunk", [3, 7, 64, 16384])
-def test_top_k_breaks_ties_by_position_whatever_the_chunk(chunk):
-    rng = np.random.default_rng(0)
-    documents = rng.integers(-2, 3, (200, 4)).astype(np.float32)  # whole numbers: many exact ties
-    queries = rng.integers(-2, 3, (300, 4)).astype(np.float32)
-    scores = queries @ documents.T
-    expected = np.argsort(-scores, axis=1, kind="stable")[:, :17]
-    positions, found = top_k(queries, documents, 17, chunk=chunk)
-    assert positions.dtype == np.int64 and found.dtype == np.float32
-    np.testing.assert_array_equal(positions, expected)
-    np.testing.assert_array_equal(found, np.take_along_axis(scores, expected, 1))
-
-
-def test_top_k_of_small_corpus_and_of_nan():
-    positions, _ = top_k(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), 10)
-    assert positions.tolist() == [[0, 1, 2, 3]] * 2
-    with pytest.raises(ValueError, match="NaN"):
-        top_k(np.full((1, 3), np.nan, np.float32), np.ones((4, 3), np.float32), 2)
 
 
 def test_rrf_adds_reciprocal_ranks():

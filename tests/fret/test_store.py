@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gecko.errors import GeckoError
-from gecko.fret import store as store_module
 from gecko.fret.generate import sample_seeds
-from gecko.fret.store import PassageTable, encode_corpus
+from gecko.fret.store import PassageTable
 from gecko.records import PASSAGES, Passage
 from gecko.shards import StageWriter, write_stage
 
@@ -56,47 +53,12 @@ def test_an_empty_corpus_is_empty(tmp_path: Path) -> None:
     assert list(table) == []
 
 
-class Fake:
-    """A passage's vector is its number."""
-
-    dim = 3
-
-    def __init__(self, fail_after: int = 10**9) -> None:
-        self.blocks: list[int] = []
-        self.fail_after = fail_after
-
-    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
-        self.blocks.append(len(passages))
-        if len(self.blocks) > self.fail_after:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        assert all(title.split()[1] == text.split()[1] for title, text in passages)
-        return np.array([[float(text.split()[1])] * 3 for _, text in passages], dtype=np.float32)
-
-
-def test_vectors_are_written_in_blocks_and_mapped(
-    table: PassageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "_ENCODE_ROWS", 4)
-    fake = Fake()
-    encode_corpus(table, fake, tmp_path / "out" / "vectors.npy")
-    assert fake.blocks == [4, 4, 3]
-    again = PassageTable(tmp_path / "passages", tmp_path / "out" / "vectors.npy")
-    assert isinstance(again.vectors, np.memmap)
-    assert again.vectors.dtype == np.float32
-    assert again.vectors.tolist() == [[float(i)] * 3 for i in range(11)]
-
-
-def test_a_full_disk_leaves_no_vectors(table: PassageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_ENCODE_ROWS", 4)
-    with pytest.raises(GeckoError, match="No space left"):
-        encode_corpus(table, Fake(fail_after=1), tmp_path / "out" / "vectors.npy")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 @pytest.mark.parametrize("damage", ["cut", "header", "no file", "other corpus", "flat"])
 def test_damaged_vectors_are_an_error_with_a_way_out(table: PassageTable, tmp_path: Path, damage: str) -> None:
     vectors = tmp_path / "miner" / "vectors.npy"
-    encode_corpus(table, Fake(), vectors)
+    vectors.parent.mkdir()
+    np.save(vectors, np.ones((11, 3), np.float32))
+    assert isinstance(PassageTable(tmp_path / "passages", vectors).vectors, np.memmap)
     if damage == "cut":
         vectors.write_bytes(vectors.read_bytes()[:-20])
     elif damage == "header":

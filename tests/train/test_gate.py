@@ -13,7 +13,8 @@ from gecko.embedder.embedder import Embedder
 from gecko.embedder.open import load_model
 from gecko.embedder.save import save_model
 from gecko.errors import GeckoError
-from gecko.fret.store import PassageTable, encode_corpus
+from gecko.fret.store import PassageTable
+from gecko.miner.vectors import encode_corpus
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import PASSAGES, Candidate, FretRow, Passage
 from gecko.shards import write_stage
@@ -261,8 +262,8 @@ def test_a_student_of_another_shape_is_judged_and_shipped_in_that_shape(
     start = open_student(recipe.train)
     save_model(start, tmp_path / "tuned")
     plain = Embedder(tiny_model)
-    encode_corpus(store, plain, tmp_path / "vectors.npy")
-    known = PassageTable(tmp_path / "passages", tmp_path / "vectors.npy")
+    encode_corpus(store, plain, tmp_path / "miner", model="")
+    known = PassageTable(tmp_path / "passages", tmp_path / "miner" / "vectors.npy")
     verdict = apply_gate(rows, known, recipe, tmp_path / "tuned", tmp_path / "model")
     assert verdict.chosen == "base"
     assert len({trial.dev for trial in verdict.scores}) == 1, "all blends are the student, and score what it scores"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
+from gecko.miner.keys import KeyIndex, keys_of
 
 
 class KnownPassages:
@@ -26,7 +27,7 @@ class KnownPassages:
         self.dim = embedder.dim
         self._embedder = embedder
         self._vectors = vectors
-        self._rows = {passage: row for row, passage in enumerate(passages)}
+        self._rows = KeyIndex(keys_of(passages))
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
@@ -38,7 +39,7 @@ class KnownPassages:
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Look up or encode (title, text) pairs; float32 unit vectors of shape (n, dim)."""
-        rows = np.array([self._rows.get((title, text), -1) for title, text in passages], np.int64)
+        rows = self._rows.rows(keys_of(passages))
         out = np.empty((len(passages), self.dim), np.float32)
         known = rows >= 0
         out[known] = self._vectors[rows[known]]

@@ -14,7 +14,8 @@ from gecko.evaluate.beir import BeirSet, load_beir
 from gecko.evaluate.bm25 import Bm25
 from gecko.evaluate.compare import paired_bootstrap, wins_losses_ties
 from gecko.evaluate.per_query import every_query, headline
-from gecko.evaluate.retrieval import cut, ndcg_at_k, recall_at_k, reciprocal_rank, rrf, top_k
+from gecko.evaluate.retrieval import cut, ndcg_at_k, recall_at_k, reciprocal_rank, rrf
+from gecko.miner.exact import top_k
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 from gecko.errors import GeckoError
 from gecko.evaluate.compare import Score
 from gecko.evaluate.evaluate import Embedder
-from gecko.evaluate.retrieval import top_k
 from gecko.evaluate.rows import check_differ, label_of, read_rows, score_of, text_of
+from gecko.miner.exact import top_k
 
 _TRUTH = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
 

@@ -1,4 +1,4 @@
-"""Exact nearest-neighbour search and the measures of a ranking, all in bounded memory.
+"""The measures of a ranking, and rankings fused.
 
 A *ranking* is an (n, depth) integer array: row q lists document positions, best first; -1 means "no document".
 """
@@ -8,69 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-QUERY_BLOCK = 256
-LOW_BITS = np.int64(0xFFFFFFFF)
-
-
-def top_k(queries: np.ndarray, documents: np.ndarray, k: int, chunk: int = 16384) -> tuple[np.ndarray, np.ndarray]:
-    """Find each query's k documents of greatest inner product, exactly and deterministically.
-
-    Equal scores go to the lower position. Memory is bounded by ``QUERY_BLOCK`` x ``chunk`` scores whatever the
-    size of the corpus, so ``documents`` may be memory-mapped.
-
-    Args:
-        queries: Vectors (n, d).
-        documents: Vectors (m, d), fewer than 2^32.
-        k: Neighbours a query; fewer where the corpus is smaller.
-        chunk: Documents multiplied at a time.
-
-    Returns:
-        Positions (n, k) int64 and scores (n, k) float32, best first.
-
-    Raises:
-        ValueError: A score is not a number, or the widths differ.
-    """
-    k = min(k, len(documents))
-    positions = np.empty((len(queries), k), np.int64)
-    scores = np.empty((len(queries), k), np.float32)
-    if k == 0:
-        return positions, scores
-    for first in range(0, len(queries), QUERY_BLOCK):
-        block = np.asarray(queries[first : first + QUERY_BLOCK], np.float32)
-        best = np.empty((len(block), 0), np.int64)
-        for start in range(0, len(documents), chunk):
-            part = np.asarray(documents[start : start + chunk], np.float32)
-            keys = _keys(block @ part.T, start)
-            if keys.shape[1] > k:
-                keys = np.partition(keys, -k, axis=1)[:, -k:]
-            best = np.concatenate([best, keys], axis=1)
-            if best.shape[1] > k:
-                best = np.partition(best, -k, axis=1)[:, -k:]
-        best = -np.sort(-best, axis=1)
-        positions[first : first + len(block)] = LOW_BITS - (best & LOW_BITS)
-        scores[first : first + len(block)] = _unkey(best)
-    return positions, scores
-
-
-def _keys(scores: np.ndarray, start: int) -> np.ndarray:
-    """Pack score and position into one int64 that sorts by score, then by lower position.
-
-    A plain partition of the scores would pick arbitrarily among ties at the cut.
-    """
-    if not np.isfinite(scores).all():
-        raise ValueError("a similarity is not a finite number: the vectors hold NaN or infinity")
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 turns -0.0 into 0.0
-    ordered = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    low = LOW_BITS - np.arange(start, start + scores.shape[1], dtype=np.int64)
-    return (ordered << 32) | low
-
-
-def _unkey(keys: np.ndarray) -> np.ndarray:
-    """Return the float32 scores packed by ``_keys``."""
-    ordered = keys >> 32
-    bits = np.where(ordered < 0, (-ordered) | 0x80000000, ordered)
-    return bits.astype(np.uint32).view(np.float32)
 
 
 def cut(vectors: np.ndarray, width: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gecko.errors import UsageError
-from gecko.evaluate.retrieval import cut, top_k
+from gecko.evaluate.retrieval import cut
+from gecko.miner.exact import top_k
 
 VECTORS = ("float", "int8", "binary")
 SHORTLIST = 4  # times the depth: documents that the bits choose to be scored again

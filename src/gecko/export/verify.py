@@ -16,9 +16,10 @@ from gecko.embedder.open import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.evaluate.beir import BeirSet
 from gecko.evaluate.evaluate import check_finite, encode_set, named_sets, widths_of
-from gecko.evaluate.retrieval import cut, ndcg_at_k, top_k
+from gecko.evaluate.retrieval import cut, ndcg_at_k
 from gecko.export.origin import recipe_of, run_of, trained_dims
 from gecko.export.same import ODD_TEXTS, SAME_GAP, gaps
+from gecko.miner.exact import top_k
 from gecko.shards import read_rows, to_passage
 from gecko.train.general_texts import general_texts
 

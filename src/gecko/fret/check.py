@@ -17,8 +17,9 @@ from gecko.errors import UsageError
 from gecko.evaluate.beir import BeirSet, beir_files, load_beir
 from gecko.evaluate.compare import paired_bootstrap
 from gecko.evaluate.evaluate import Embedder
-from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k, top_k
+from gecko.evaluate.retrieval import ndcg_at_k, recall_at_k
 from gecko.fret.rank import fuse
+from gecko.miner.exact import top_k
 from gecko.records import Candidate, GeneratedQuery, Passage
 from gecko.teacher.protocol import AsksMany, Ranker, RankRequest, Scores, rank_all
 

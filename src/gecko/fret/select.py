@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from gecko.embedder.embedder import Embedder
 from gecko.fret.generate import not_asked
 from gecko.fret.rank import decide, fuse
 from gecko.fret.retrieve import Neighbourhood, retrieve
 from gecko.fret.store import PassageTable
+from gecko.miner.search import Search
 from gecko.recipe import FretOptions
 from gecko.records import FretRow, GeneratedQuery, Quarantined, content_id
 from gecko.teacher.protocol import AsksMany, RankRequest, Scores, Teacher, rank_all
@@ -17,9 +19,22 @@ _SHARD = 256
 
 
 def select_rows(
-    queries: Sequence[GeneratedQuery], store: PassageTable, miner: Embedder, teacher: Teacher, options: FretOptions
+    queries: Sequence[GeneratedQuery],
+    store: PassageTable,
+    miner: Embedder,
+    teacher: Teacher,
+    options: FretOptions,
+    search: Search | None = None,
 ) -> Iterator[FretRow | Quarantined]:
     """Retrieve, rank and select for every query (paper, section 3.2, step 2).
+
+    Args:
+        queries: What step 1 wrote.
+        store: The corpus with the miner's vectors.
+        miner: The first embedder.
+        teacher: Scores the candidates.
+        options: How many candidates, and which become positive and negative.
+        search: Over the store's vectors; exact if None.
 
     Yields:
         One FRet row a query, or the query quarantined with the reason; in order.
@@ -32,10 +47,12 @@ def select_rows(
     unasked = 0
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
-    for start in range(0, len(queries), size):
-        shard = queries[start : start + size]
+    found = iter(
+        retrieve(queries, store, miner, neighbours=options.neighbours, with_task=options.miner_task, search=search)
+    )
+    while shard := list(islice(found, size)):
         hoods: list[Neighbourhood] = []
-        for hood in retrieve(shard, store, miner, neighbours=options.neighbours, with_task=options.miner_task):
+        for hood in shard:
             key = " ".join(hood.query.query.casefold().split())
             if key in seen:
                 yield Quarantined("fret", hood.query.seed_id, "the same query was written before", hood.query.query)

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gecko.embedder.embedder import Embedder
 from gecko.errors import GeckoError
 from gecko.records import PASSAGES, Passage
-from gecko.shards import atomic, read_batches
-
-_ENCODE_ROWS = 2048
+from gecko.shards import read_batches
 
 
 class PassageTable:
@@ -88,19 +85,3 @@ def _map_vectors(path: Path, rows: int) -> np.ndarray:
     if vectors.ndim != 2 or len(vectors) != rows:
         raise GeckoError(f"{path} holds vectors of shape {vectors.shape} for {rows} passages", hint)
     return vectors
-
-
-def encode_corpus(table: PassageTable, embedder: Embedder, out: Path) -> None:
-    """Write the embedder's vectors of all passages to ``out`` (.npy, float32), a block at a time."""
-    with atomic(out) as temporary:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(table), embedder.dim)}
-        with temporary.open("wb") as handle:
-            np.lib.format.write_array_header_2_0(handle, header)
-            block: list[tuple[str, str]] = []
-            for passage in table:
-                block.append((passage.title, passage.text))
-                if len(block) == _ENCODE_ROWS:
-                    handle.write(embedder.encode_passages(block).tobytes())
-                    block = []
-            if block:
-                handle.write(embedder.encode_passages(block).tobytes())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gecko.evaluate.retrieval import top_k
+from gecko.miner.exact import top_k
 
 _POOL = 5  # times as many candidates as wanted, from which a diversified list is chosen
 _BATCH = 1024

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gecko.evaluate.retrieval import top_k
+from gecko.miner.exact import top_k
 
 NEIGHBOURS = 4
 MARGIN = 1.06  # as LASER's and NLLB's mining take

@@ -14,8 +14,8 @@ import numpy as np
 from gecko.evaluate.bm25 import Bm25
 from gecko.evaluate.evaluate import Embedder as Encoder
 from gecko.evaluate.evaluate import check_finite
-from gecko.evaluate.retrieval import top_k
 from gecko.judge.queries import Query
+from gecko.miner.exact import top_k
 from gecko.shards import atomic
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ from gecko.embedder.known import KnownPassages
 from gecko.embedder.open import load_model
 from gecko.errors import GeckoError
 from gecko.evaluate.compare import paired_bootstrap
-from gecko.evaluate.retrieval import ndcg_at_k, top_k
+from gecko.evaluate.retrieval import ndcg_at_k
 from gecko.fret.store import PassageTable
+from gecko.miner.exact import top_k
 from gecko.recipe import GateOptions, Recipe
 from gecko.records import FretRow
 from gecko.teacher.offline.teacher import NAME as OFFLINE

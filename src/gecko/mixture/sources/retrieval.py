@@ -12,7 +12,7 @@ import numpy as np
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
 from gecko.evaluate.beir import BeirSet, beir_files, load_beir
-from gecko.evaluate.retrieval import top_k
+from gecko.miner.exact import top_k
 from gecko.mixture.options import SourceOptions
 from gecko.mixture.sources.make import Draft, RowMaker, Titled
 from gecko.tabular import json_records
