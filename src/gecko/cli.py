@@ -383,7 +383,7 @@ def search(
 ) -> None:
     """Search an index."""
     from gecko.corpus.decode import clean
-    from gecko.demo import show_hits
+    from gecko.serve.hits import show_hits
     from gecko.serve.search import search_index
 
     hits = search_index(index, query, k=k, mode=mode, task=task, where=_fields(where or ()))

@@ -46,6 +46,7 @@ def run_demo(out: Path, teacher: str, tell: Callable[[str], None], *, seed: int 
     from gecko.embedder.embedder import Embedder
     from gecko.evaluate.table import render_table
     from gecko.run import run_recipe
+    from gecko.serve.hits import show_hits
     from gecko.serve.index import build_index
     from gecko.serve.search import search_index
     from gecko.shards import read_rows, to_passage
@@ -128,10 +129,3 @@ def _write(path: Path, text: str) -> None:
 
 def _flat(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def show_hits(hits: Sequence[Any]) -> str:
-    """Render search results for a terminal, one line each."""
-    return "\n".join(
-        f"  {hit.rank}. {hit.score:.3f}  {hit.title[:60]:<60}  {' '.join(hit.text.split())[:70]}" for hit in hits
-    )

@@ -1,8 +1,9 @@
-"""The int8 export of a model, made once and found again: what a server answers with on a CPU."""
+"""The int8 export of a model, made once and found again: what a server and a search answer with on a CPU."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,8 @@ from pathlib import Path
 from gecko.embedder.onnx import export_facts
 from gecko.embedder.open import resolve_model
 from gecko.errors import GeckoError
-from gecko.export.export import export_model
 
-_VERSION = 1  # raised where exports are made otherwise
+_VERSION = 2  # raised where exports are made otherwise
 
 
 def cached_int8(spec: str, tell: Callable[[str], None]) -> Path:
@@ -32,20 +32,46 @@ def cached_int8(spec: str, tell: Callable[[str], None]) -> Path:
     folder = Path(resolve_model(spec))
     if not folder.is_dir():
         raise GeckoError(f"{spec} is no folder, so its export is not kept", "gecko export it, and name that")
-    facts = export_facts(folder)
-    if facts is not None and facts["format"] != "compat":
+    if _is_other_export(folder):
         return folder
-    name = f"{folder.resolve().name}-{_digest(folder)}"
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gecko" / "onnx-int8" / name
+    place = _place(folder)
     if export_facts(place) is None:
+        from gecko.export.export import export_model
+
         tell(f"exporting {spec} as onnx-int8, once")
-        own = place.with_name(f"{name}.{os.getpid()}")
+        own = place.with_name(f"{place.name}.{os.getpid()}")
         export_model(spec, "onnx-int8", own, tell=tell)
         try:
             own.rename(place)
         except OSError:  # another process was faster
             shutil.rmtree(own)
     return place
+
+
+def held_int8(spec: str) -> Path | None:
+    """The export that :func:`cached_int8` would give, where it need not be made; it starts without torch.
+
+    Returns:
+        None where there is none, or ONNX Runtime is not installed.
+
+    Raises:
+        GeckoError: The model is not there.
+    """
+    folder = Path(resolve_model(spec))
+    if not folder.is_dir() or _is_other_export(folder) or importlib.util.find_spec("onnxruntime") is None:
+        return None
+    place = _place(folder)
+    return place if export_facts(place) is not None else None
+
+
+def _is_other_export(folder: Path) -> bool:
+    facts = export_facts(folder)
+    return facts is not None and facts["format"] != "compat"
+
+
+def _place(folder: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gecko" / "onnx-int8" / f"{folder.resolve().name}-{_digest(folder)}"
 
 
 def _digest(folder: Path) -> str:

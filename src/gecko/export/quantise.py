@@ -1,12 +1,9 @@
-"""A graph with int8 products, at a third of the error of ONNX Runtime's plain ones.
+"""A graph with int8 products, at a quarter of the error of ONNX Runtime's plain ones.
 
-Weights are int8 with a scale a column; activations become int8 as they are computed, in a range that is found in the
-forward pass. A few channels of the activations are far larger than the others and stretch that range, so they are
-divided by what calibration texts showed, and the weights multiplied by it (SmoothQuant, Xiao et al., arXiv:2211.10438).
-Ranges fixed by calibration would lose more on other texts, and ONNX Runtime fuses finding them with the product.
-
-Most of the error that is left comes from the layers back from the wide inner one, whose activations are large for a few
-tokens only: there each token has a range of its own. So has each row of an embedding table.
+Weights are int8 with a scale a column, embedding tables with a scale a row. Activations become int8 as they are
+computed, each token in a range of its own: a few tokens are far larger than the others behind the wide inner layers. A
+few channels are larger too, so they are divided by what calibration texts showed, and the weights multiplied by it
+(SmoothQuant, Xiao et al., arXiv:2211.10438). Ranges fixed by calibration would lose more on other texts.
 """
 
 from __future__ import annotations
@@ -20,9 +17,10 @@ import numpy as np
 from gecko.errors import GeckoError, reason
 from gecko.export.graph import quiet
 
-ALPHA = 0.65  # how much of an activation's range goes to the weights; 0.5 to 0.9 were tried (docs/log.md)
+ALPHA = 0.5  # how much of an activation's range goes to the weights; 0.3 to 0.8 were tried (docs/log.md)
 _LEAST = 1e-5
 _TOP = 127  # int8 without -128: symmetric
+_BELOW_GELU = 0.17  # its least value is -0.16997, so what comes from it wants no half of the range below zero
 _RUNTIME = "com.microsoft"  # ONNX Runtime's operators beside the standard's
 
 
@@ -45,17 +43,11 @@ def quantise(graph: Path, out: Path, texts: Iterable[Mapping[str, np.ndarray]]) 
         with quiet():
             if not beside:
                 smooth(graph, texts)
-            quantize_dynamic(
-                graph,
-                out,
-                op_types_to_quantize=["MatMul", "Gemm"] + ["Gather"] * beside,
-                nodes_to_exclude=[] if beside else _wide(graph),
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                use_external_data_format=beside,
-            )
-            if not beside:
-                by_row(out)
+                by_row(graph, out)
+            else:
+                quantize_dynamic(
+                    graph, out, weight_type=QuantType.QInt8, per_channel=True, use_external_data_format=True
+                )
     except OSError:
         raise
     except Exception as error:  # of the runtime and its tools
@@ -102,71 +94,125 @@ def smooth(graph: Path, texts: Iterable[Mapping[str, np.ndarray]]) -> None:
     onnx.save(model, graph)
 
 
-def by_row(graph: Path) -> None:
-    """Make int8 of the linear layers to fewer features, with a range a token, and of embedding tables, a scale a row.
+def by_row(graph: Path, out: Path) -> None:
+    """Write a graph whose linear layers and embedding tables are int8.
 
     Args:
-        graph: The file, changed in place.
+        graph: The float graph, smoothed or not.
+        out: The file to write.
     """
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     model = onnx.load(graph)
-    weights = {one.name: one for one in model.graph.initializer}
-    wide = {node.name for node in _linear(model) if _narrows(node, weights)}
-    made: list[Any] = []
-
-    def constant(name: str, value: np.ndarray) -> str:
-        if name not in weights:
-            weights[name] = numpy_helper.from_array(value, name)
-        return name
-
-    def add(kind: str, inputs: list[str], output: str, **options: Any) -> str:  # noqa: ANN401
-        made.append(helper.make_node(kind, inputs, [output], name=f"{output}_node", **options))
-        return output
-
-    def table(node: Any) -> None:  # noqa: ANN401
-        name, place, out = node.input[0], node.input[1], node.output[0]
-        rows, scale = _rounded(numpy_helper.to_array(weights[name]), 1)
-        codes = add("Gather", [constant(f"{name}_int8", rows), place], f"{out}_int8", axis=0)
-        scales = add("Gather", [constant(f"{name}_scale", scale), place], f"{out}_scale", axis=0)
-        add("Mul", [add("Cast", [codes], f"{out}_cast", to=onnx.TensorProto.FLOAT), scales], out)
-
-    def product(node: Any) -> None:  # noqa: ANN401
-        x, name, out = node.input[0], node.input[1], node.output[0]
-        columns, scale = _rounded(numpy_helper.to_array(weights[name]), 0)
-        zero = constant("int8_zero", np.array(128, np.uint8))
-        # One row a token: what the runtime rounds by rows has two dimensions.
-        flat = add("Reshape", [x, constant(f"{name}_rows", np.array([-1, len(columns)]))], f"{out}_rows")
-        most = add("ReduceMax", [add("Abs", [flat], f"{out}_abs"), constant("int8_axis", np.array([1]))], f"{out}_most")
-        least = constant("int8_least", np.array(_LEAST / _TOP, np.float32))
-        step = add("Mul", [most, constant("int8_step", np.array(1 / _TOP, np.float32))], f"{out}_raw_step")
-        step = add("Max", [step, least], f"{out}_step")
-        steps = add("Reshape", [step, constant("int8_flat", np.array([-1]))], f"{out}_steps")
-        zeros = add("Expand", [zero, add("Shape", [steps], f"{out}_count")], f"{out}_zeros")
-        codes = add("QuantizeLinear", [flat, steps, zeros], f"{out}_codes", axis=0)
-        inputs = [codes, constant(f"{name}_int8", columns), constant("int8_one", np.array(1, np.float32))]
-        inputs += [constant(f"{name}_scale", scale[0]), zero]
-        sums = add("MatMulIntegerToFloat", inputs, f"{out}_sums", domain=_RUNTIME)
-        found = add("Mul", [sums, step], f"{out}_product")
-        lead = add("Shape", [x], f"{out}_lead", end=-1)
-        shape = add("Concat", [lead, constant("int8_flat", np.array([-1]))], f"{out}_shape", axis=0)
-        add("Reshape", [found, shape], out)
-
+    linear = {node.name for node in _linear(model)}
+    rounding = _Rounding(model)
     for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[0] in weights and len(weights[node.input[0]].dims) == 2:
-            table(node)
-        elif node.name in wide:
-            product(node)
+        if node.op_type == "Gather" and rounding.is_matrix(node.input[0]):
+            rounding.table(node)
+        elif node.name in linear:
+            rounding.product(node)
         else:
-            made.append(node)
-    used = {name for node in made for name in node.input}
+            rounding.nodes.append(node)
+    used = {name for node in rounding.nodes for name in node.input}
     del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(made)
-    model.graph.initializer.extend(one for name, one in weights.items() if name in used)
+    model.graph.node.extend(rounding.nodes)
+    model.graph.initializer.extend(one for name, one in rounding.constants.items() if name in used)
     if all(one.domain != _RUNTIME for one in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_RUNTIME, 1))
-    onnx.save(model, graph)
+    onnx.save(model, out)
+
+
+class _Rounding:
+    """The nodes and constants of a graph that is being rewritten in int8."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        self.nodes: list[Any] = []
+        self.constants = {one.name: one for one in model.graph.initializer}
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+        self._coded: dict[str, tuple[str, str, str]] = {}
+
+    def is_matrix(self, name: str) -> bool:
+        return name in self.constants and len(self.constants[name].dims) == 2
+
+    def table(self, node: Any) -> None:  # noqa: ANN401
+        """Look rows up in codes, and multiply each by its scale."""
+        from onnx import TensorProto
+
+        name, place, out = node.input[0], node.input[1], node.output[0]
+        rows, scale = _rounded(self._value(name), 1)
+        codes = self._add("Gather", [self._constant(f"{name}_int8", rows), place], f"{out}_int8", axis=0)
+        scales = self._add("Gather", [self._constant(f"{name}_scale", scale), place], f"{out}_scale", axis=0)
+        self._add("Mul", [self._add("Cast", [codes], f"{out}_cast", to=TensorProto.FLOAT), scales], out)
+
+    def product(self, node: Any) -> None:  # noqa: ANN401
+        """Multiply the codes of tokens by those of the weights."""
+        x, name, out = node.input[0], node.input[1], node.output[0]
+        columns, scale = _rounded(self._value(name), 0)
+        codes, step, zero = self._codes(x, len(columns))
+        inputs = [codes, self._constant(f"{name}_int8", columns), self._constant("int8_one", np.array(1, np.float32))]
+        inputs += [self._constant(f"{name}_scale", scale[0]), zero]
+        sums = self._add("MatMulIntegerToFloat", inputs, f"{out}_sums", domain=_RUNTIME)
+        shift = self._shift(x)
+        if shift is None:
+            self._add("Mul", [sums, step], out)
+            return
+        more = (shift @ (columns * scale)).astype(np.float32)
+        self._add("Sub", [self._add("Mul", [sums, step], f"{out}_more"), self._constant(f"{name}_more", more)], out)
+
+    def _codes(self, x: str, width: int) -> tuple[str, str, str]:
+        """Codes of activations, the step of each token, and the code of zero."""
+        if x in self._coded:
+            return self._coded[x]
+        shift, last = self._shift(x), self._constant("int8_axis", np.array([-1]))
+        if shift is None:
+            zero, top, sizes = (
+                self._constant("int8_half", np.array(128, np.uint8)),
+                _TOP,
+                self._add("Abs", [x], f"{x}_abs"),
+            )
+            values = x
+        else:
+            zero, top = self._constant("int8_none", np.array(0, np.uint8)), 255
+            values = sizes = self._add("Add", [x, self._constant(f"{x}_shift", shift)], f"{x}_shifted")
+        most = self._add("ReduceMax", [sizes, last], f"{x}_most")
+        step = self._add("Mul", [most, self._constant(f"int8_{top}", np.array(1 / top, np.float32))], f"{x}_raw_step")
+        step = self._add("Max", [step, self._constant("int8_least", np.array(_LEAST / top, np.float32))], f"{x}_step")
+        # One scale a token: what the runtime rounds by rows has two dimensions.
+        flat = self._add("Reshape", [values, self._constant(f"int8_by_{width}", np.array([-1, width]))], f"{x}_flat")
+        steps = self._add("Reshape", [step, last], f"{x}_steps")
+        zeros = self._add("Expand", [zero, self._add("Shape", [steps], f"{x}_count")], f"{x}_zeros")
+        codes = self._add("QuantizeLinear", [flat, steps, zeros], f"{x}_flat_codes", axis=0)
+        codes = self._add("Reshape", [codes, self._add("Shape", [x], f"{x}_shape")], f"{x}_codes")
+        self._coded[x] = codes, step, zero
+        return self._coded[x]
+
+    def _shift(self, x: str) -> np.ndarray | None:
+        """What lifts activations above zero, for each channel; None where they have no least value."""
+        maker = self._makers.get(x)
+        if maker is not None and maker.op_type == "Mul" and maker.input[1] in self.constants:  # smoothed
+            before, scale = self._makers.get(maker.input[0]), self._value(maker.input[1])
+            if before is not None and before.op_type == "Gelu" and scale.ndim == 1:
+                return (_BELOW_GELU * scale).astype(np.float32)
+        return None
+
+    def _value(self, name: str) -> np.ndarray:
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[name])
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def _add(self, kind: str, inputs: list[str], output: str, **options: Any) -> str:  # noqa: ANN401
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}_node", **options))
+        return output
 
 
 def _linear(model: Any) -> list[Any]:  # noqa: ANN401
@@ -174,20 +220,6 @@ def _linear(model: Any) -> list[Any]:  # noqa: ANN401
     weights = {one.name: one for one in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     return [node for node in products if len(weights[node.input[1]].dims) == 2]
-
-
-def _narrows(node: Any, weights: Mapping[str, Any]) -> bool:  # noqa: ANN401
-    rows, columns = weights[node.input[1]].dims
-    return bool(rows > columns)
-
-
-def _wide(graph: Path) -> list[str]:
-    """Names of the linear layers to fewer features."""
-    import onnx
-
-    model = onnx.load(graph)
-    weights = {one.name: one for one in model.graph.initializer}
-    return [node.name for node in _linear(model) if _narrows(node, weights)]
 
 
 def _rounded(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

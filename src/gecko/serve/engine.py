@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from gecko.embedder.open import resolve_model
 from gecko.errors import GeckoError, UsageError
 from gecko.serve.batching import Batcher
 from gecko.serve.precision import Precision
@@ -174,7 +176,7 @@ def open_encoder(spec: str, *, batch: int, precision: Precision, tell: Callable[
         spec: A path, a Hub id or all-MiniLM-L6-v2; an export of any format is served as it is.
         batch: Texts of a forward call at most.
         precision: Of the forward pass; int8 is the model's export, made at the first start and kept in the user's
-            cache.
+            cache; auto is int8 on a CPU where ONNX Runtime is installed, and else bfloat16 where the hardware has it.
         tell: Receives a line where an export is made.
 
     Raises:
@@ -182,11 +184,25 @@ def open_encoder(spec: str, *, batch: int, precision: Precision, tell: Callable[
     """
     from gecko.embedder.embedder import Embedder
 
-    if precision is Precision.int8:
+    if precision is Precision.int8 or (precision is Precision.auto and _answers_in_int8(spec)):
         from gecko.export.cached import cached_int8
 
-        return Embedder(cached_int8(spec, tell))
+        try:
+            return Embedder(cached_int8(spec, tell))
+        except GeckoError as error:
+            if precision is Precision.int8:
+                raise
+            tell(f"no int8 export, so the model itself answers: {error}")
     encoder = Embedder(spec, bf16=precision.bf16)
     device = getattr(encoder.model, "device", None)
     encoder.batch_size = batch if getattr(device, "type", "cpu") != "cpu" else min(batch, _CPU_BATCH)
     return encoder
+
+
+def _answers_in_int8(spec: str) -> bool:
+    """Whether a model is a folder, the runtime of its export is installed, and there is no GPU to compute on."""
+    if not Path(resolve_model(spec)).is_dir() or importlib.util.find_spec("onnxruntime") is None:
+        return False
+    from torch import cuda
+
+    return not cuda.is_available()

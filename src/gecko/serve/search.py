@@ -214,8 +214,10 @@ def search_index(
     if wanted != "text":
         if embedder is None:
             from gecko.embedder.embedder import Embedder
+            from gecko.export.cached import held_int8
 
-            embedder = Embedder(index.model, dim=index.dim)
+            # An export starts without torch and Sentence-Transformers, which take longer to import than a search does.
+            embedder = Embedder(held_int8(index.model) or index.model, dim=index.dim)
         index.check(embedder)
         vector = embedder.encode_queries([query], clean(task) if task else None)[0]
     return index.search(query, vector, k=k, mode=wanted, where=where)
