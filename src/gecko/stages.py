@@ -120,14 +120,14 @@ def _source_state(context: RunContext) -> list[object]:
 def _passages(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.corpus.build import build_passages
 
-    return {"rows": write_stage(folder, build_passages(context.recipe.corpus), PASSAGES)}
+    return {"rows": write_stage(folder, build_passages(context.recipe.corpus, context.engine), PASSAGES)}
 
 
 def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.store import PassageTable, encode_corpus
 
     table = PassageTable(context.folder("passages"))
-    encode_corpus(table, context.miner, folder / "vectors.npy")
+    encode_corpus(table, context.miner, folder / "vectors.npy", context.engine)
     return {"rows": len(table), "dim": context.miner.dim}
 
 
@@ -153,7 +153,7 @@ def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
 
     before, counted = context.ranker.calls_made, LanguageCount()
     queries = list(read_rows(context.folder("queries"), to_query))
-    selected = select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret)
+    selected = select_rows(queries, context.corpus, context.miner, context.ranker, context.recipe.fret, context.engine)
     rows = write_stage(folder, counted.rows(selected, context.corpus), FRET)
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")

@@ -55,10 +55,11 @@ def test_rankings_without_an_answer_end_the_step_after_its_last_row(
         for name in PASSAGES
     }
 
-    def retrieve(shard: Sequence[GeneratedQuery], *_: Any, **__: Any) -> Any:
-        return [SimpleNamespace(**{**vars(hoods[query.seed_id]), "query": query}) for query in shard]
+    def retrieve(shards: Sequence[Sequence[GeneratedQuery]], *_: Any, **__: Any) -> Any:
+        for shard in shards:
+            yield [SimpleNamespace(**{**vars(hoods[query.seed_id]), "query": query}) for query in shard]
 
-    monkeypatch.setattr("gecko.fret.select.retrieve", retrieve)
+    monkeypatch.setattr("gecko.fret.select.retrieve_shards", retrieve)
     queries = [
         GeneratedQuery(name, "task", text, "en", "t", "1", 0, 0)
         for name, text in zip(PASSAGES, ("one", "out", "two", "three"), strict=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.evaluate.retrieval import top_k
 from gecko.fret.store import PassageTable
 from gecko.records import GeneratedQuery
@@ -22,32 +26,109 @@ class Neighbourhood:
     miner_scores: tuple[float, ...]
 
 
-def retrieve(
-    queries: Sequence[GeneratedQuery], store: PassageTable, miner: Embedder, *, neighbours: int, with_task: bool
-) -> Iterator[Neighbourhood]:
-    """Find the top-N passages of every query by exact search, with the seed always included.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A shard's queries as the search sees them: texts, tasks where they are apart, and positions of the seeds."""
+
+    texts: list[str]
+    tasks: list[str] | None
+    seeds: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the search found, row by row: positions (n, k), their cosines, and those of the seeds (n,)."""
+
+    positions: np.ndarray
+    scores: np.ndarray
+    seeds: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieving:
+    """How queries are searched for (:class:`gecko.engine.protocol.Work`).
+
+    Sent to another process it is the names of the model and of the file of vectors, which both must be there.
+
+    Attributes:
+        miner: The first embedder.
+        vectors: Those of the corpus, (m, d), memory-mapped.
+        neighbours: N.
+    """
+
+    miner: Embedder
+    vectors: Any
+    neighbours: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _on_disk, (self.miner, Path(self.vectors.filename).resolve(), self.neighbours)
+
+    def open(self) -> Callable[[Asked], Found]:
+        """The search; model and vectors are open already."""
+        return self.find
+
+    def find(self, asked: Asked) -> Found:
+        """Search for a shard's queries."""
+        vectors = self.miner.encode_queries(asked.texts, asked.tasks)
+        positions, scores = top_k(vectors, self.vectors, self.neighbours)
+        seeds = [np.dot(vectors[row], self.vectors[position]) for row, position in enumerate(asked.seeds)]
+        return Found(positions, scores, np.asarray(seeds, np.float32))
+
+
+def _on_disk(miner: Embedder, vectors: Path, neighbours: int) -> Retrieving:
+    return Retrieving(miner, np.load(vectors, mmap_mode="r"), neighbours)
+
+
+def retrieve_shards(
+    shards: Sequence[Sequence[GeneratedQuery]],
+    store: PassageTable,
+    miner: Embedder,
+    engine: Engine,
+    *,
+    neighbours: int,
+    with_task: bool,
+) -> Iterator[list[Neighbourhood]]:
+    """Find the top-N passages of every query of every shard by exact search, with the seed always included.
 
     Args:
-        queries: A shard's queries.
+        shards: Queries, so many as are searched for at once.
         store: The corpus with the miner's vectors.
         miner: The first embedder.
+        engine: Runs the search.
         neighbours: N; the paper's samples suggest 20.
         with_task: Embed task and query together, as the paper does, instead of the query alone: in the unified format's
             own string where the miner was trained with it, else one after the other.
 
     Yields:
-        One neighbourhood a query; N candidates, or N + 1 where the seed was not among them.
+        A shard's neighbourhoods, one a query; N candidates, or N + 1 where the seed was not among them.
     """
+    work = Retrieving(miner, store.vectors, min(neighbours, len(store)))
+    asked = (_asked(shard, store, with_task, miner.format) for shard in shards)
+    for shard, found in zip(shards, engine.map_batches(work, asked, model=True), strict=True):
+        yield [_neighbourhood(query, store, found, row) for row, query in enumerate(shard)]
+
+
+def retrieve(
+    queries: Sequence[GeneratedQuery], store: PassageTable, miner: Embedder, *, neighbours: int, with_task: bool
+) -> Iterator[Neighbourhood]:
+    """As :func:`retrieve_shards` of one shard, in this process."""
+    here = LocalEngine(workers=0)
+    for hoods in retrieve_shards([queries], store, miner, here, neighbours=neighbours, with_task=with_task):
+        yield from hoods
+
+
+def _asked(queries: Sequence[GeneratedQuery], store: PassageTable, with_task: bool, text_format: str) -> Asked:
     texts, tasks = [query.query for query in queries], None
-    if with_task and miner.format == "gecko":
+    if with_task and text_format == "gecko":
         tasks = [query.task for query in queries]
     elif with_task:
         texts = [f"{query.task} {query.query}" for query in queries]
-    vectors = miner.encode_queries(texts, tasks)
-    indices, scores = top_k(vectors, store.vectors, min(neighbours, len(store)))
-    for row, query in enumerate(queries):
-        found = [(store.ids[int(i)], float(s)) for i, s in zip(indices[row], scores[row], strict=True)]
-        if all(passage_id != query.seed_id for passage_id, _ in found):
-            position = store.position(query.seed_id)
-            found.append((query.seed_id, float(np.dot(vectors[row], store.vectors[position]))))
-        yield Neighbourhood(query, tuple(i for i, _ in found), tuple(s for _, s in found))
+    return Asked(texts, tasks, [store.position(query.seed_id) for query in queries])
+
+
+def _neighbourhood(query: GeneratedQuery, store: PassageTable, found: Found, row: int) -> Neighbourhood:
+    pairs = zip(found.positions[row], found.scores[row], strict=True)
+    hood = [(store.ids[int(position)], float(score)) for position, score in pairs]
+    if all(passage_id != query.seed_id for passage_id, _ in hood):
+        hood.append((query.seed_id, float(found.seeds[row])))
+    return Neighbourhood(query, tuple(i for i, _ in hood), tuple(s for _, s in hood))

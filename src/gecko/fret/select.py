@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gecko.embedder.embedder import Embedder
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.fret.generate import not_asked
 from gecko.fret.rank import decide, fuse
-from gecko.fret.retrieve import Neighbourhood, retrieve
+from gecko.fret.retrieve import Neighbourhood, retrieve_shards
 from gecko.fret.store import PassageTable
 from gecko.recipe import FretOptions
 from gecko.records import FretRow, GeneratedQuery, Quarantined, content_id
@@ -17,9 +19,22 @@ _SHARD = 256
 
 
 def select_rows(
-    queries: Sequence[GeneratedQuery], store: PassageTable, miner: Embedder, teacher: Teacher, options: FretOptions
+    queries: Sequence[GeneratedQuery],
+    store: PassageTable,
+    miner: Embedder,
+    teacher: Teacher,
+    options: FretOptions,
+    engine: Engine | None = None,
 ) -> Iterator[FretRow | Quarantined]:
     """Retrieve, rank and select for every query (paper, section 3.2, step 2).
+
+    Args:
+        queries: All of them.
+        store: The corpus with the miner's vectors.
+        miner: The first embedder.
+        teacher: Ranks; it is asked in this process, whatever the engine.
+        options: Policies and thresholds.
+        engine: Runs the retrieval; None does it in this process.
 
     Yields:
         One FRet row a query, or the query quarantined with the reason; in order.
@@ -32,10 +47,13 @@ def select_rows(
     unasked = 0
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
-    for start in range(0, len(queries), size):
-        shard = queries[start : start + size]
+    shards = [queries[start : start + size] for start in range(0, len(queries), size)]
+    here = engine or LocalEngine(workers=0)
+    for found in retrieve_shards(
+        shards, store, miner, here, neighbours=options.neighbours, with_task=options.miner_task
+    ):
         hoods: list[Neighbourhood] = []
-        for hood in retrieve(shard, store, miner, neighbours=options.neighbours, with_task=options.miner_task):
+        for hood in found:
             key = " ".join(hood.query.query.casefold().split())
             if key in seen:
                 yield Quarantined("fret", hood.query.seed_id, "the same query was written before", hood.query.query)

@@ -10,6 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from gecko.embedder.embedder import Embedder
+from gecko.embedder.work import Encoding
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
 from gecko.records import PASSAGES, Passage
 from gecko.shards import atomic, read_batches
@@ -90,17 +93,30 @@ def _map_vectors(path: Path, rows: int) -> np.ndarray:
     return vectors
 
 
-def encode_corpus(table: PassageTable, embedder: Embedder, out: Path) -> None:
-    """Write the embedder's vectors of all passages to ``out`` (.npy, float32), a block at a time."""
+def encode_corpus(table: PassageTable, embedder: Embedder, out: Path, engine: Engine | None = None) -> None:
+    """Write the embedder's vectors of all passages to ``out`` (.npy, float32), a block at a time.
+
+    Args:
+        table: The corpus.
+        embedder: Makes the vectors.
+        out: The file.
+        engine: Runs the embedder; None does it in this process.
+    """
+    engine = engine or LocalEngine(workers=0)
     with atomic(out) as temporary:
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(table), embedder.dim)}
         with temporary.open("wb") as handle:
             np.lib.format.write_array_header_2_0(handle, header)
-            block: list[tuple[str, str]] = []
-            for passage in table:
-                block.append((passage.title, passage.text))
-                if len(block) == _ENCODE_ROWS:
-                    handle.write(embedder.encode_passages(block).tobytes())
-                    block = []
-            if block:
-                handle.write(embedder.encode_passages(block).tobytes())
+            for vectors in engine.map_batches(Encoding(embedder), _blocks(table), model=True):
+                handle.write(vectors.tobytes())
+
+
+def _blocks(table: PassageTable) -> Iterator[list[tuple[str, str]]]:
+    block: list[tuple[str, str]] = []
+    for passage in table:
+        block.append((passage.title, passage.text))
+        if len(block) == _ENCODE_ROWS:
+            yield block
+            block = []
+    if block:
+        yield block
