@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines test-adapters test-serve lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve bench-scale-mining test-mteb
+.PHONY: setup demo test test-engines test-adapters test-serve test-ray lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve bench-scale-mining bench-scale-ray test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -36,7 +36,9 @@ MTEB := $(VENV)/.installed-mteb
 ADAPTERS := $(VENV)/.installed-adapters
 # Clients and fuzzer of the server's tests.
 SERVE := $(VENV)/.installed-serve-test
-$(LLAMA) $(MTEB) $(ADAPTERS) $(SERVE): $(VENV)/.installed-%: $(STAMP)
+# Ray is 250 MB on the disk, and its tests start clusters: a minute.
+RAY := $(VENV)/.installed-ray
+$(LLAMA) $(MTEB) $(ADAPTERS) $(SERVE) $(RAY): $(VENV)/.installed-%: $(STAMP)
 	@echo "installing gecko[$*] into $(VENV) $(if $(filter llama,$*),(compiled: ten minutes or more the first time))"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
@@ -59,6 +61,10 @@ test-adapters: $(ADAPTERS)
 # The server's OpenAPI schema thrown at it by schemathesis: no 5xx; and LangChain against it.
 test-serve: $(SERVE)
 	$(BIN)/python -m pytest tests/serve $(ARGS)
+
+# The same run on the local engine and on Ray, row for row, while workers and nodes die.
+test-ray: $(RAY)
+	$(BIN)/python -m pytest tests/engine $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check src tests bench
@@ -96,6 +102,10 @@ bench-serve: setup
 # Top 20 of 100,000 queries over a million vectors, beside faiss and Sentence-Transformers (SMALL=1: over 20,000).
 bench-scale-mining: setup
 	$(BIN)/python bench/scale_mining.py $(if $(SMALL),--small)
+
+# Local engine and Ray on the same recipe; workers killed, a node removed. Prints only.
+bench-scale-ray: $(RAY)
+	$(BIN)/python bench/scale_ray.py $(PASSAGES)
 
 bench-kill: setup
 	$(BIN)/python bench/kill.py 20

@@ -89,6 +89,8 @@ def test_corpus_verb_writes_passages(tmp_path):
             2,
             "unknown teacher",
         ),
+        (["run", "{recipe}", "--engine", "spark", "--out", "{tmp}/r"], 2, "it is local or ray"),
+        (["run", "{recipe}", "--ray-gpus", "1", "--out", "{tmp}/r"], 2, "are for --engine ray"),
         (["train", "{recipe}", "--stage", "warm-up"], 2, "it is prefinetune or finetune"),
         (["train", "--stage", "finetune"], 2, "nothing to train on"),
         (["train", "--stage", "finetune", "--rows", "{tmp}/no.jsonl", "--out", "{tmp}/o"], 1, "no rows at"),

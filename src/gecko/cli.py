@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,15 +72,28 @@ def run(
     base_url: BaseUrl = None,
     max_usd: MaxUsd = None,
     max_tokens: MaxTokens = None,
+    engine: Annotated[
+        str,
+        typer.Option(metavar="local|ray", help="What runs the stages; the rows are the same, and a run may change it."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join, such as auto or HOST:6379; default: a Ray of its own.")
+    ] = None,
+    ray_gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs that each Ray worker with a model asks for, where there are any.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Run all stages of a recipe, or go on where an earlier run stopped."""
+    from gecko.engine.open import open_engine
     from gecko.evaluate.table import render_evaluation
     from gecko.recipe import load_recipe
     from gecko.run import run_recipe
 
     changes = [*(settings or ()), *_teacher_settings(base_url, max_usd, max_tokens)]
-    summary = run_recipe(load_recipe(recipe, changes, corpus or ()), out, tell=_say)
+    values = load_recipe(recipe, changes, corpus or ())
+    with closing(open_engine(engine, address=ray_address, gpus=ray_gpus, tell=_say)) as opened:
+        summary = run_recipe(values, out, tell=_say, engine=opened)
     table = render_evaluation(summary.evaluation)
     _answer(as_json, summary.to_json(), f"{table}\nmodel   {summary.model}\nreport  {summary.report}")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from gecko.checks import check_languages, check_recipe, keep_apart
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
 from gecko.recipe import PREFINETUNED, Recipe
 from gecko.records import FretRow, content_id
@@ -27,6 +29,7 @@ class RunContext:
         marks: Fingerprint of every stage seen so far.
         places: Stages that lie elsewhere than in the run's directory.
         asks: Whether its teachers will be asked anything; a plan asks nobody, and needs no key.
+        engine: Runs what is done batch by batch; it changes no mark.
     """
 
     recipe: Recipe
@@ -35,6 +38,7 @@ class RunContext:
     places: dict[str, Path] = field(default_factory=dict)
     tell: Callable[[str], None] | None = None
     asks: bool = True
+    engine: Engine = field(default_factory=LocalEngine)
     _opened: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:

@@ -17,6 +17,8 @@ from typing import Any
 
 from gecko.checks import check_run_folder
 from gecko.context import RunContext
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.recipe import Recipe, dump_recipe
 from gecko.shards import MARKS, atomic, files_under, finish_stage, finished, locked, read_json, write_json
 from gecko.stages import Stage, stages_for
@@ -60,20 +62,23 @@ class RunSummary:
         }
 
 
-def run_recipe(recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logger.info) -> RunSummary:
+def run_recipe(
+    recipe: Recipe, out: Path, *, tell: Callable[[str], None] = logger.info, engine: Engine | None = None
+) -> RunSummary:
     """Run every stage of a recipe into a directory, or resume it.
 
     Args:
         recipe: What to do.
         out: The run directory.
         tell: Receives one line a stage.
+        engine: Runs what is done batch by batch; None does it on this machine. A run may go on with another one.
 
     Raises:
         GeckoError: A stage failed on something the user can mend; finished stages stay finished.
         UsageError: The directory holds files that are not a run's.
     """
     stages = stages_for(recipe)
-    with opened_run(recipe, out, stages, tell=tell) as context:
+    with opened_run(recipe, out, stages, tell=tell, engine=engine) as context:
         (out / "summary.json").unlink(missing_ok=True)
         summary = RunSummary(run=str(out))
         for stage in stages:
@@ -101,6 +106,7 @@ def opened_run(
     *,
     tell: Callable[[str], None],
     asks: bool = True,
+    engine: Engine | None = None,
 ) -> Iterator[RunContext]:
     """Hold a run directory for one process, with the recipe checked, written and its stages marked.
 
@@ -110,13 +116,17 @@ def opened_run(
         stages: Those that are checked and marked.
         tell: Receives the lines of the stages.
         asks: Whether a teacher will be asked anything; without, none needs a key.
+        engine: Runs what is done batch by batch; None does it on this machine.
 
     Raises:
         GeckoError: The recipe cannot be run, or another process holds the directory.
         UsageError: The directory holds files that are not a run's.
     """
     check_run_folder(out)
-    with locked(out), RunContext(recipe=recipe, out=out, tell=tell, asks=asks) as context:
+    with (
+        locked(out),
+        RunContext(recipe=recipe, out=out, tell=tell, asks=asks, engine=engine or LocalEngine()) as context,
+    ):
         context.check([stage.name for stage in stages])
         with atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")

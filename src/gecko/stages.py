@@ -120,7 +120,7 @@ def _source_state(context: RunContext) -> list[object]:
 def _passages(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.corpus.build import build_passages
 
-    return {"rows": write_stage(folder, build_passages(context.recipe.corpus), PASSAGES)}
+    return {"rows": write_stage(folder, build_passages(context.recipe.corpus, context.engine), PASSAGES)}
 
 
 def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _miner(context: RunContext, folder: Path) -> dict[str, Any]:
 
     table = PassageTable(context.folder("passages"))
     model = fingerprint(context.miner.fingerprint, _miner_mark(context))
-    encoded = encode_corpus(table, context.miner, folder, model=model, tell=context.tell)
+    encoded = encode_corpus(table, context.miner, folder, model=model, tell=context.tell, engine=context.engine)
     return {"rows": len(table), "dim": context.miner.dim, "made": encoded.made, "kept": encoded.kept}
 
 
@@ -158,7 +158,7 @@ def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
     queries = list(read_rows(context.folder("queries"), to_query))
     vectors, mark, options = context.corpus.vectors, context.marks["miner"], context.recipe.fret
     search = open_search(options.search, vectors, context.folder("miner") / ".index", mark, context.tell)
-    selected = select_rows(queries, context.corpus, context.miner, context.ranker, options, search)
+    selected = select_rows(queries, context.corpus, context.miner, context.ranker, options, search, context.engine)
     rows = write_stage(folder, counted.rows(selected, context.corpus), FRET)
     if rows == 0:
         raise GeckoError("no query has a usable positive", f"see the reasons in {folder / 'quarantine.parquet'}")

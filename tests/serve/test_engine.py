@@ -92,4 +92,3 @@ def test_a_search_takes_the_int8_export_that_is_held(opened, tiny_model, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     with pytest.raises(AssertionError, match="the model itself"):
         search_index(tmp_path / "index", QUESTION, mode="dense", k=1)
-

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gecko.corpus.chunk import chunk_document
+from gecko.corpus.cut import Cutting, cut_documents
 from gecko.corpus.dedup import Deduplicator
-from gecko.corpus.language import detect
-from gecko.corpus.read import RECORD_SUFFIXES, commonest, read_sources
+from gecko.corpus.read import commonest, read_sources
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
-from gecko.records import Document, Passage, Quarantined, content_id
+from gecko.records import Passage, Quarantined
 
 
 class CorpusOptions(BaseModel):
@@ -30,8 +31,12 @@ class CorpusOptions(BaseModel):
     limit: int | None = Field(default=None, ge=1, description="stop after this many passages")
 
 
-def build_passages(options: CorpusOptions) -> Iterator[Passage | Quarantined]:
-    """Stream the passages of a corpus; memory holds one document and the duplicate index.
+def build_passages(options: CorpusOptions, engine: Engine | None = None) -> Iterator[Passage | Quarantined]:
+    """Stream the passages of a corpus; memory holds a few batches of documents and the duplicate index.
+
+    Args:
+        options: What is read, and how it is cut.
+        engine: Runs the cutting; None does it in this process. Whatever it is, the passages are the same.
 
     Returns:
         Passages in the order of the input, and everything that was set aside with its reason.
@@ -40,23 +45,23 @@ def build_passages(options: CorpusOptions) -> Iterator[Passage | Quarantined]:
         GeckoError: A source does not exist (at once, so that a caller has written nothing yet), or (while reading) one
             cannot be read or all hold fewer than two passages.
     """
-    return _build(read_sources(options.sources), options)
+    cutting = Cutting(options.max_tokens, options.min_tokens, options.split_records)
+    return _build(cut_documents(read_sources(options.sources), cutting, engine or LocalEngine(workers=0)), options)
 
 
-def _build(items: Iterator[Document | Quarantined], options: CorpusOptions) -> Iterator[Passage | Quarantined]:
+def _build(pieces: Iterator[Passage | Quarantined], options: CorpusOptions) -> Iterator[Passage | Quarantined]:
     duplicates = Deduplicator(options.near_duplicate)
     admitted = 0
     reasons: Counter[str] = Counter()
-    for item in items:
-        for piece in _pieces(item, options):
-            result = piece if isinstance(piece, Quarantined) else _admit(piece, duplicates)
-            yield result
-            if isinstance(result, Passage):
-                admitted += 1
-            elif admitted < 2:
-                reasons[result.reason] += 1
-            if options.limit is not None and admitted >= options.limit:
-                return
+    for piece in pieces:
+        result = piece if isinstance(piece, Quarantined) else _admit(piece, duplicates)
+        yield result
+        if isinstance(result, Passage):
+            admitted += 1
+        elif admitted < 2:
+            reasons[result.reason] += 1
+        if options.limit is not None and admitted >= options.limit:
+            return
     if admitted < 2:
         raise GeckoError(
             f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}{commonest(reasons)}",
@@ -64,26 +69,6 @@ def _build(items: Iterator[Document | Quarantined], options: CorpusOptions) -> I
         )
 
 
-def _pieces(item: Document | Quarantined, options: CorpusOptions) -> list[Document] | list[Quarantined]:
-    if isinstance(item, Quarantined):
-        return [item]
-    is_record = item.source.lower().endswith(tuple(RECORD_SUFFIXES)) or item.source.startswith("hf://")
-    split = options.split_records or not is_record
-    pieces = chunk_document(item, options.max_tokens, options.min_tokens, split=split)
-    return pieces or [Quarantined("corpus", item.source_id, "no text", "")]
-
-
-def _admit(piece: Document, duplicates: Deduplicator) -> Passage | Quarantined:
-    text = piece.text.strip()
-    if not any(character.isalpha() for character in text):
-        return Quarantined("corpus", piece.source_id, "no letters in the text", text[:1000])
-    passage = Passage(
-        passage_id=content_id(piece.title, text),
-        source_id=piece.source_id,
-        title=piece.title,
-        text=text,
-        source=piece.source,
-        lang=detect(text),
-    )
+def _admit(passage: Passage, duplicates: Deduplicator) -> Passage | Quarantined:
     repeated = duplicates.admit(passage)
-    return passage if repeated is None else Quarantined("corpus", piece.source_id, repeated, text[:1000])
+    return passage if repeated is None else Quarantined("corpus", passage.source_id, repeated, passage.text[:1000])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from gecko.embedder.onnx import OnnxModel
-from gecko.embedder.open import open_model
+from gecko.embedder.open import lasting_name, open_model
 from gecko.embedder.texts import Side, as_passages, as_texts, is_alone, windows
 from gecko.errors import GeckoError
 from gecko.mixture.format import DEFAULT_TASK, format_of_prompts, render_passage, render_query
@@ -59,6 +59,13 @@ class Embedder:
         if bf16 is None:
             bf16 = not isinstance(self.model, OnnxModel) and has_fast_bf16()
         self._bf16 = bf16
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, it is its model's name and how it is run; the model is loaded there."""
+        if not self.path:
+            raise TypeError("an embedder of a model without a path stays in its process")
+        settings: dict[str, Any] = {"dim": self.dim, "batch_size": self.batch_size, "bf16": self._bf16}
+        return partial(Embedder, lasting_name(self.path), **settings), ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from gecko.embedder.embedder import Embedder
+from gecko.engine.protocol import Engine
 from gecko.fret.generate import not_asked
 from gecko.fret.rank import decide, fuse
 from gecko.fret.retrieve import Neighbourhood, retrieve
@@ -25,6 +27,7 @@ def select_rows(
     teacher: Teacher,
     options: FretOptions,
     search: Search | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[FretRow | Quarantined]:
     """Retrieve, rank and select for every query (paper, section 3.2, step 2).
 
@@ -32,9 +35,10 @@ def select_rows(
         queries: What step 1 wrote.
         store: The corpus with the miner's vectors.
         miner: The first embedder.
-        teacher: Scores the candidates.
+        teacher: Scores the candidates; it is asked in this process, whatever the engine.
         options: How many candidates, and which become positive and negative.
         search: Over the store's vectors; exact if None.
+        engine: Runs the retrieval; None does it in this process.
 
     Yields:
         One FRet row a query, or the query quarantined with the reason; in order.
@@ -47,9 +51,8 @@ def select_rows(
     unasked = 0
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
-    found = iter(
-        retrieve(queries, store, miner, neighbours=options.neighbours, with_task=options.miner_task, search=search)
-    )
+    near = partial(retrieve, neighbours=options.neighbours, with_task=options.miner_task, search=search, engine=engine)
+    found = near(queries, store, miner)
     while shard := list(islice(found, size)):
         hoods: list[Neighbourhood] = []
         for hood in shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from gecko.engine.local import LocalEngine
+from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
 from gecko.miner.kept import Kept, Writer, is_whole, move, open_kept
 from gecko.miner.keys import KeyIndex, keys_of
@@ -40,6 +43,21 @@ class Passages(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """How passages are encoded (:class:`gecko.engine.protocol.Work`); another process opens the model by its name."""
+
+    encoder: Encoder
+
+    def open(self) -> Callable[[Sequence[tuple[str, str]]], np.ndarray]:
+        """The function of a batch of (title, text) pairs; gives float32 unit vectors (n, dim)."""
+        return self.encode
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Encode a batch, which may be empty: nothing of it is new."""
+        return self.encoder.encode_passages(pairs) if pairs else np.empty((0, self.encoder.dim), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """How many vectors were made, and how many were there already."""
 
@@ -48,7 +66,13 @@ class Encoded:
 
 
 def encode_corpus(
-    passages: Passages, encoder: Encoder, folder: Path, *, model: str, tell: Callable[[str], None] | None = None
+    passages: Passages,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    model: str,
+    tell: Callable[[str], None] | None = None,
+    engine: Engine | None = None,
 ) -> Encoded:
     """Write the vectors of all passages to ``folder/vectors.npy``, float32 (n, dim) in the order of the corpus.
 
@@ -61,6 +85,7 @@ def encode_corpus(
         folder: The stage's folder, which is this function's own.
         model: Fingerprint of all that a vector depends on beside its text; vectors of another are not reused.
         tell: Receives a line where something was at hand.
+        engine: Runs the encoder; None does it in this process.
 
     Raises:
         GeckoError: The disk is full, what the folder holds is damaged, or the encoder returns something that is no
@@ -82,25 +107,21 @@ def encode_corpus(
         begun.check()
     places = [folder, *sorted(folder.glob(f"{_FRESH}-*"))]
     before = [kept for place in places if (kept := open_kept(place, model, encoder.dim))]
-    made = _write(passages, encoder, Writer(fresh, model, len(passages), encoder.dim, begun), before, tell)
+    writer = Writer(fresh, model, len(passages), encoder.dim, begun)
+    if writer.rows and tell:
+        tell(f"miner      goes on after {writer.rows:,} of {len(passages):,} vectors")
+    made = _write(passages, encoder, writer, before, engine or LocalEngine(workers=0))
     move(fresh, folder)
     _clear(folder)
     return Encoded(made, len(passages) - made)
 
 
-def _write(
-    passages: Passages,
-    encoder: Encoder,
-    writer: Writer,
-    before: Sequence[Kept],
-    tell: Callable[[str], None] | None,
-) -> int:
+def _write(passages: Passages, encoder: Encoder, writer: Writer, before: Sequence[Kept], engine: Engine) -> int:
     """Write the blocks that are missing; how many passages had to be encoded."""
     indexes = [KeyIndex(kept.keys) for kept in before]
-    made = 0
-    with writer:
-        if writer.rows and tell:
-            tell(f"miner      goes on after {writer.rows:,} of {len(passages):,} vectors")
+    known: deque[tuple[np.ndarray, np.ndarray, np.ndarray]] = deque()  # of the blocks that are being encoded
+
+    def unknown() -> Iterator[list[tuple[str, str]]]:
         for pairs in _blocks(islice(passages, writer.rows, None)):
             keys = keys_of(pairs)
             vectors = np.empty((len(pairs), encoder.dim), np.float32)
@@ -112,8 +133,15 @@ def _write(
                     vectors[found] = kept.take(rows[found])
                     missing &= ~found
             new = np.flatnonzero(missing)
+            known.append((vectors, keys, new))
+            yield [pairs[place] for place in new.tolist()]
+
+    made = 0
+    with writer:
+        for encoded in engine.map_batches(Encoding(encoder), unknown(), model=True):
+            vectors, keys, new = known.popleft()
             if len(new):
-                vectors[new] = _checked(encoder.encode_passages([pairs[place] for place in new.tolist()]), encoder.dim)
+                vectors[new] = _checked(encoded, encoder.dim)
             writer.add(vectors, keys)
             made += len(new)
     return made

@@ -1,0 +1,94 @@
+"""Documents to passages, a batch at a time: cut, rid of what says nothing, their language named.
+
+The longest part of reading a corpus, and the one in which no document depends on another, so that an engine may do it
+in several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gecko.corpus.chunk import chunk_document
+from gecko.corpus.language import detect
+from gecko.corpus.read import RECORD_SUFFIXES
+from gecko.engine.protocol import Engine
+from gecko.errors import GeckoError
+from gecko.records import Document, Passage, Quarantined, content_id
+
+Item = Document | Quarantined
+Piece = Passage | Quarantined
+
+_DOCUMENTS = 256  # of a batch, at most; half a second's work
+_CHARACTERS = 1 << 20  # so that a batch of books is no larger than one of sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How documents are cut (:class:`gecko.engine.protocol.Work`).
+
+    Attributes:
+        max_tokens: Longest passage.
+        min_tokens: A shorter piece joins its neighbour.
+        split_records: Whether records of JSON Lines and tables are cut, too.
+    """
+
+    max_tokens: int
+    min_tokens: int
+    split_records: bool
+
+    def open(self) -> Callable[[Sequence[Item]], list[Piece]]:
+        """The function of a batch; it needs nothing loaded but the identifier of languages, which loads itself."""
+        return self.cut
+
+    def cut(self, items: Sequence[Item]) -> list[Piece]:
+        """Make passages of documents, in order; what gives none is quarantined."""
+        pieces = [piece for item in items for piece in self._pieces(item)]
+        return [_passage(piece) if isinstance(piece, Document) else piece for piece in pieces]
+
+    def _pieces(self, item: Item) -> Sequence[Item]:
+        if isinstance(item, Quarantined):
+            return [item]
+        is_record = item.source.lower().endswith(tuple(RECORD_SUFFIXES)) or item.source.startswith("hf://")
+        split = self.split_records or not is_record
+        pieces = chunk_document(item, self.max_tokens, self.min_tokens, split=split)
+        return pieces or [Quarantined("corpus", item.source_id, "no text", "")]
+
+
+def cut_documents(items: Iterable[Item], cutting: Cutting, engine: Engine) -> Iterator[Piece]:
+    """Make passages of documents, in order; a few batches of them are in memory."""
+    for pieces in engine.map_batches(cutting, _batches(items)):
+        yield from pieces
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield documents in batches; what was read before a failure comes before the failure."""
+    batch: list[Item] = []
+    size = 0
+    try:
+        for item in items:
+            batch.append(item)
+            size += len(item.text) if isinstance(item, Document) else len(item.raw)
+            if len(batch) == _DOCUMENTS or size >= _CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    except GeckoError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _passage(piece: Document) -> Piece:
+    text = piece.text.strip()
+    if not any(character.isalpha() for character in text):
+        return Quarantined("corpus", piece.source_id, "no letters in the text", text[:1000])
+    return Passage(
+        passage_id=content_id(piece.title, text),
+        source_id=piece.source_id,
+        title=piece.title,
+        text=text,
+        source=piece.source,
+        lang=detect(text),
+    )
