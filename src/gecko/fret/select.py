@@ -52,7 +52,7 @@ def select_rows(
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
     near = partial(retrieve, neighbours=options.neighbours, with_task=options.miner_task, search=search, engine=engine)
-    found = near(queries, store, miner)
+    found = iter(near(queries, store, miner))
     while shard := list(islice(found, size)):
         hoods: list[Neighbourhood] = []
         for hood in shard:
