@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gecko.corpus.chunk import chunk_document
 from gecko.corpus.dedup import Deduplicator
-from gecko.corpus.language import detect
+from gecko.corpus.language import detect_all
 from gecko.corpus.read import RECORD_SUFFIXES, commonest, read_sources
 from gecko.errors import GeckoError
 from gecko.records import Document, Passage, Quarantined, content_id
+
+# Pieces, or characters of them, made into passages at once.
+_BLOCK = 2048
+_CHARACTERS = 1 << 24
 
 
 class CorpusOptions(BaseModel):
@@ -31,7 +36,7 @@ class CorpusOptions(BaseModel):
 
 
 def build_passages(options: CorpusOptions) -> Iterator[Passage | Quarantined]:
-    """Stream the passages of a corpus; memory holds one document and the duplicate index.
+    """Stream the passages of a corpus; memory holds one document, a block of passages and the duplicate index.
 
     Returns:
         Passages in the order of the input, and everything that was set aside with its reason.
@@ -47,21 +52,44 @@ def _build(items: Iterator[Document | Quarantined], options: CorpusOptions) -> I
     duplicates = Deduplicator(options.near_duplicate)
     admitted = 0
     reasons: Counter[str] = Counter()
-    for item in items:
-        for piece in _pieces(item, options):
-            result = piece if isinstance(piece, Quarantined) else _admit(piece, duplicates)
+    pieces = (piece for item in items for piece in _pieces(item, options))
+    stopped: GeckoError | None = None
+    while stopped is None:
+        block, stopped = _take(pieces, _BLOCK if options.limit is None else min(_BLOCK, options.limit - admitted))
+        if not block and stopped is None:
+            break
+        for result in _admit(block, duplicates):
             yield result
             if isinstance(result, Passage):
                 admitted += 1
             elif admitted < 2:
                 reasons[result.reason] += 1
-            if options.limit is not None and admitted >= options.limit:
-                return
+        if options.limit is not None and admitted >= options.limit:
+            return
+    if stopped is not None:
+        raise stopped
     if admitted < 2:
         raise GeckoError(
             f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}{commonest(reasons)}",
             "at least two are needed: every passage is compared with its neighbours",
         )
+
+
+def _take(
+    pieces: Iterator[Document | Quarantined], most: int
+) -> tuple[list[Document | Quarantined], GeckoError | None]:
+    """The next pieces, and the error that ended them: what was read before it counts all the same."""
+    block: list[Document | Quarantined] = []
+    characters = 0
+    try:
+        for piece in islice(pieces, most):
+            block.append(piece)
+            characters += len(piece.text) if isinstance(piece, Document) else len(piece.raw)
+            if characters >= _CHARACTERS:
+                break
+    except GeckoError as error:
+        return block, error
+    return block, None
 
 
 def _pieces(item: Document | Quarantined, options: CorpusOptions) -> list[Document] | list[Quarantined]:
@@ -73,17 +101,35 @@ def _pieces(item: Document | Quarantined, options: CorpusOptions) -> list[Docume
     return pieces or [Quarantined("corpus", item.source_id, "no text", "")]
 
 
-def _admit(piece: Document, duplicates: Deduplicator) -> Passage | Quarantined:
-    text = piece.text.strip()
-    if not any(character.isalpha() for character in text):
-        return Quarantined("corpus", piece.source_id, "no letters in the text", text[:1000])
-    passage = Passage(
-        passage_id=content_id(piece.title, text),
-        source_id=piece.source_id,
-        title=piece.title,
-        text=text,
-        source=piece.source,
-        lang=detect(text),
-    )
-    repeated = duplicates.admit(passage)
-    return passage if repeated is None else Quarantined("corpus", piece.source_id, repeated, text[:1000])
+def _admit(block: Sequence[Document | Quarantined], duplicates: Deduplicator) -> Iterator[Passage | Quarantined]:
+    """Make passages of pieces, and set aside what repeats an earlier one or holds no word; in order."""
+    texts = [item.text.strip() if isinstance(item, Document) else "" for item in block]
+    worded = [
+        number
+        for number, item in enumerate(block)
+        if isinstance(item, Document) and any(character.isalpha() for character in texts[number])
+    ]
+    languages = dict(zip(worded, detect_all([texts[number] for number in worded]), strict=True))
+    made = {
+        number: Passage(
+            passage_id=content_id(item.title, texts[number]),
+            source_id=item.source_id,
+            title=item.title,
+            text=texts[number],
+            source=item.source,
+            lang=languages[number],
+        )
+        for number, item in enumerate(block)
+        if isinstance(item, Document) and number in languages
+    }
+    repeated = dict(zip(made, duplicates.admit_all(list(made.values())), strict=True))
+    for number, item in enumerate(block):
+        if isinstance(item, Quarantined):
+            yield item
+        elif number not in made:
+            yield Quarantined("corpus", item.source_id, "no letters in the text", texts[number][:1000])
+        else:
+            reason = repeated[number]
+            yield (
+                made[number] if reason is None else Quarantined("corpus", item.source_id, reason, texts[number][:1000])
+            )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
+from gecko.keys import DigestIndex, digests
 
 
 class KnownPassages:
@@ -26,7 +27,9 @@ class KnownPassages:
         self.dim = embedder.dim
         self._embedder = embedder
         self._vectors = vectors
-        self._rows = {passage: row for row, passage in enumerate(passages)}
+        # By hash: a million texts would take a gigabyte.
+        self._rows = DigestIndex()
+        self._rows.add(_digests(passages))
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
@@ -38,9 +41,13 @@ class KnownPassages:
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Look up or encode (title, text) pairs; float32 unit vectors of shape (n, dim)."""
-        rows = np.array([self._rows.get((title, text), -1) for title, text in passages], np.int64)
+        rows = self._rows.find(_digests(passages))
         out = np.empty((len(passages), self.dim), np.float32)
         known = rows >= 0
         out[known] = self._vectors[rows[known]]
         out[~known] = self._embedder.encode_passages([passages[int(i)] for i in np.flatnonzero(~known)])
         return out
+
+
+def _digests(passages: Iterable[tuple[str, str]]) -> np.ndarray:
+    return digests(f"{title}\x1f{text}" for title, text in passages)
