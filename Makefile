@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines test-adapters test-serve test-ray lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve bench-scale-mining bench-scale-ray test-mteb
+.PHONY: setup demo test test-engines test-adapters test-serve test-ray lint clean bench-recorded bench-four-way bench-offline bench-kill bench-compat bench-teacher bench-relabel bench-train bench-upgrades bench-mixture bench-diversity bench-multilingual bench-audit bench-mteb bench-jobs bench-export bench-serve bench-scale bench-scale-mining bench-scale-ray test-mteb
 setup: $(STAMP)
 
 # Installed from the locked versions; made again only when the project's dependencies change.
@@ -128,6 +128,11 @@ bench-export: setup
 # Ranks three corpora whole (about half an hour), then asks the rankings again, a score at a time.
 bench-relabel: setup
 	$(BIN)/python bench/relabel.py
+
+# Stages up to FRet on 10,000, 100,000 and 1,000,000 passages of real text (SIZES), mined by MINER, a model that encodes
+# thousands of texts a second: by default the static export that bench-export leaves. SMALL=1: prints only.
+bench-scale: setup
+	$(BIN)/python bench/scale.py $(SIZES) $(if $(MINER),--miner $(MINER)) $(if $(SMALL),--small)
 
 # The multilingual recipe on what is here, with translations that pip installs (25 minutes a seed on one core).
 bench-multilingual: setup

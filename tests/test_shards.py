@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,34 @@ def test_rejects_are_kept_apart_and_nothing_is_lost(tmp_path: Path) -> None:
     kept = pq.read_table(tmp_path / "quarantine.parquet")
     assert kept.schema.equals(QUARANTINE)
     assert kept.to_pylist() == [{"stage": "corpus", "item_id": "x", "reason": "unreadable", "raw": "raw \x00 text"}]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_many_rejects_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 10)
+    rejects = [Quarantined("corpus", f"x{i}", "unreadable", "raw") for i in range(25)]
+    seen: list[int] = []
+
+    def rows() -> Iterator[object]:
+        yield PASSAGE
+        for reject in rejects:
+            seen.append(len(writer._aside))
+            yield reject
+        if fails:
+            raise GeckoError("no more", "a hint")
+
+    writer = shards.StageWriter(tmp_path, PASSAGES)
+    monkeypatch.setattr(shards, "StageWriter", lambda folder, _: setattr(writer, "folder", folder) or writer)
+    if fails:
+        with pytest.raises(GeckoError) as caught:
+            shards.write_stage(tmp_path, rows(), PASSAGES)
+        assert "what was set aside is in" in caught.value.hint
+    else:
+        assert shards.write_stage(tmp_path, rows(), PASSAGES) == 1
+    assert max(seen) < 10
+    kept = pq.read_table(tmp_path / "quarantine.parquet")
+    assert kept.schema.equals(QUARANTINE)
+    assert kept.column("item_id").to_pylist() == [reject.item_id for reject in rejects]
 
 
 def test_an_empty_stage_is_readable(tmp_path: Path) -> None:

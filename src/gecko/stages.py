@@ -328,7 +328,7 @@ STAGES: tuple[Stage, ...] = (
         "queries",
         "queries",
         _marked(
-            "queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 2]
+            "queries", lambda c: [c.writer.fingerprint, c.recipe.fret.limit, c.recipe.fret.styles, c.recipe.seed, 3]
         ),
         _queries,
     ),

@@ -191,3 +191,63 @@ def test_stdlib_is_the_same_twice_and_names_things():
     assert {"collections.OrderedDict.move_to_end", "json.dumps", "topics.with"} <= names
     assert len(names) == len(first) > 3000
     assert not any(" at 0x" in document.title for document in first)
+
+
+@pytest.mark.parametrize("block", [1, 3, 2048])
+def test_blocks_change_nothing(tmp_path, monkeypatch, block):
+    text = " ".join(f"word{i}" for i in range(60))
+    rows = [text, "short one", text.upper(), f"{text} extra", "...", "", "Short  One", text + " and more", "other text"]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"_id": str(i), "text": t}) for i, t in enumerate(rows)))
+    monkeypatch.setattr("gecko.corpus.build._BLOCK", block)
+    found = list(build_passages(CorpusOptions(sources=(str(tmp_path / "c.jsonl"),), near_duplicate=0.8)))
+    assert [r.source_id if isinstance(r, Passage) else f"{r.item_id}: {r.reason}" for r in found] == [
+        "0",
+        "1",
+        "2: exact duplicate of 0",
+        "3: near duplicate of 0",
+        "4: no letters in the text",
+        "5: no letters in the text",
+        "6: exact duplicate of 1",
+        "7: near duplicate of 0",
+        "8",
+    ]
+
+
+def test_long_texts_are_taken_few_at_a_time(tmp_path, monkeypatch):
+    rows = [{"_id": str(i), "text": f"text {i} " + "long " * 50} for i in range(20)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sizes = []
+    monkeypatch.setattr("gecko.corpus.build._CHARACTERS", 500)
+    monkeypatch.setattr(
+        "gecko.corpus.build.detect_all", lambda texts: sizes.append(sum(map(len, texts))) or ["en"] * len(texts)
+    )
+    assert len(list(build_passages(CorpusOptions(sources=(str(tmp_path / "c.jsonl"),), near_duplicate=0)))) == 20
+    assert max(sizes) <= 500 + 300
+
+
+def test_no_more_is_read_than_the_limit_asks_for(monkeypatch):
+    read = []
+
+    def documents(_):
+        for number in range(100):
+            read.append(number)
+            yield Document(str(number), "", f"text number {number // 2}", "x.txt")
+
+    monkeypatch.setattr("gecko.corpus.build.read_sources", documents)
+    found = list(build_passages(CorpusOptions(sources=("x",), limit=5)))
+    assert sum(isinstance(item, Passage) for item in found) == 5
+    assert isinstance(found[-1], Passage)
+    assert max(read) == 8  # of two equal ones each, the fifth that is new
+
+
+def test_what_was_read_before_an_error_is_not_lost(monkeypatch):
+    def documents(_):
+        yield Document("a", "", "the first text", "x.txt")
+        yield Quarantined("corpus", "b", "damaged", "")
+        raise GeckoError("the disk is gone", "")
+
+    monkeypatch.setattr("gecko.corpus.build.read_sources", documents)
+    found = []
+    with pytest.raises(GeckoError, match="the disk is gone"):
+        found.extend(build_passages(CorpusOptions(sources=("x",))))
+    assert [type(item) for item in found] == [Passage, Quarantined]

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gecko.errors import GeckoError, UsageError
@@ -19,6 +20,7 @@ from gecko.teacher.ledgered import LedgeredTeacher
 from gecko.teacher.offline.likelihood import QueryLikelihood, _translations
 from gecko.teacher.offline.questions import flip, questions
 from gecko.teacher.offline.relevance import Relevance
+from gecko.teacher.offline.sample import Sampled
 from gecko.teacher.offline.teacher import OfflineTeacher
 from gecko.teacher.offline.writer import TASKS, QueryWriter
 from gecko.teacher.open import open_teacher
@@ -240,14 +242,36 @@ def test_capabilities_and_rungs_are_told(recordings):
 
 
 def test_translations_are_probabilities():
-    bags = [["ward", "nurse", "drip"]] * 4 + [["flag", "compile"]] * 9
-    table = _translations(bags, ["ward", "nurse", "drip", "flag", "compile"])
+    numbers = {"other": 0, "ward": 1, "nurse": 2, "drip": 3, "flag": 4, "compile": 5}
+    bags = [np.array([1, 2, 3])] * 4 + [np.array([0, 4, 5])] * 9
+    table = _translations(bags, ["ward", "nurse", "drip", "flag", "compile"], numbers)
     given: dict[str, float] = {}
     for sources in table.values():
         for source, probability in sources:
             given[source] = given.get(source, 0.0) + probability
     assert given["ward"] == pytest.approx(0.5)
     assert {source for source, _ in table["nurse"]} == {"ward", "drip"}
+
+
+def test_a_large_corpus_is_counted_by_a_sample_that_lasts():
+    rows = [Passage(content_id(str(n)), f"s{n}", "", "text", "src", "en") for n in range(2020)]
+    assert list(Sampled(rows, 2020, most=2020)) == rows
+    before, after = set(Sampled(rows[:2000], 2000, most=500)), set(Sampled(rows, 2020, most=500))
+    assert 430 <= len(before) <= 570
+    assert len(before & after) >= 0.97 * len(before)
+
+
+def test_the_corpus_mark_tells_a_sample_from_the_whole(monkeypatch):
+    def mark():
+        teacher = OfflineTeacher()
+        teacher.prepare(PASSAGES)
+        return teacher.corpus_mark, len(teacher._relevance._idf)
+
+    whole, words = mark()
+    monkeypatch.setattr("gecko.teacher.offline.teacher.MOST", 1)
+    sampled, fewer = mark()
+    assert whole != sampled
+    assert fewer < words
 
 
 def test_bm25_is_lucenes():

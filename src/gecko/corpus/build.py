@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,10 @@ from gecko.engine.local import LocalEngine
 from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
 from gecko.records import Passage, Quarantined
+
+# Pieces, or characters of them, compared with the earlier ones at once.
+_BLOCK = 2048
+_CHARACTERS = 1 << 24
 
 
 class CorpusOptions(BaseModel):
@@ -53,15 +58,21 @@ def _build(pieces: Iterator[Passage | Quarantined], options: CorpusOptions) -> I
     duplicates = Deduplicator(options.near_duplicate)
     admitted = 0
     reasons: Counter[str] = Counter()
-    for piece in pieces:
-        result = piece if isinstance(piece, Quarantined) else _admit(piece, duplicates)
-        yield result
-        if isinstance(result, Passage):
-            admitted += 1
-        elif admitted < 2:
-            reasons[result.reason] += 1
+    stopped: GeckoError | None = None
+    while stopped is None:
+        block, stopped = _take(pieces, _BLOCK if options.limit is None else min(_BLOCK, options.limit - admitted))
+        if not block and stopped is None:
+            break
+        for result in _admit(block, duplicates):
+            yield result
+            if isinstance(result, Passage):
+                admitted += 1
+            elif admitted < 2:
+                reasons[result.reason] += 1
         if options.limit is not None and admitted >= options.limit:
             return
+    if stopped is not None:
+        raise stopped
     if admitted < 2:
         raise GeckoError(
             f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}{commonest(reasons)}",
@@ -69,6 +80,27 @@ def _build(pieces: Iterator[Passage | Quarantined], options: CorpusOptions) -> I
         )
 
 
-def _admit(passage: Passage, duplicates: Deduplicator) -> Passage | Quarantined:
-    repeated = duplicates.admit(passage)
-    return passage if repeated is None else Quarantined("corpus", passage.source_id, repeated, passage.text[:1000])
+def _take(pieces: Iterator[Passage | Quarantined], most: int) -> tuple[list[Passage | Quarantined], GeckoError | None]:
+    """The next pieces, and the error that ended them: what was read before it counts all the same."""
+    block: list[Passage | Quarantined] = []
+    characters = 0
+    try:
+        for piece in islice(pieces, most):
+            block.append(piece)
+            characters += len(piece.text) if isinstance(piece, Passage) else len(piece.raw)
+            if characters >= _CHARACTERS:
+                break
+    except GeckoError as error:
+        return block, error
+    return block, None
+
+
+def _admit(block: Sequence[Passage | Quarantined], duplicates: Deduplicator) -> Iterator[Passage | Quarantined]:
+    """Set aside what repeats an earlier passage; in order."""
+    reasons = iter(duplicates.admit_all([piece for piece in block if isinstance(piece, Passage)]))
+    for piece in block:
+        reason = next(reasons) if isinstance(piece, Passage) else None
+        if isinstance(piece, Passage) and reason is not None:
+            yield Quarantined("corpus", piece.source_id, reason, piece.text[:1000])
+        else:
+            yield piece

@@ -7,10 +7,10 @@ in several processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gecko.corpus.chunk import chunk_document
-from gecko.corpus.language import detect
+from gecko.corpus.language import detect_all
 from gecko.corpus.read import RECORD_SUFFIXES
 from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
@@ -43,8 +43,9 @@ class Cutting:
 
     def cut(self, items: Sequence[Item]) -> list[Piece]:
         """Make passages of documents, in order; what gives none is quarantined."""
-        pieces = [piece for item in items for piece in self._pieces(item)]
-        return [_passage(piece) if isinstance(piece, Document) else piece for piece in pieces]
+        pieces = [_stripped(piece) for item in items for piece in self._pieces(item)]
+        languages = iter(detect_all([piece.text for piece in pieces if isinstance(piece, Document)]))
+        return [_passage(piece, next(languages)) if isinstance(piece, Document) else piece for piece in pieces]
 
     def _pieces(self, item: Item) -> Sequence[Item]:
         if isinstance(item, Quarantined):
@@ -80,15 +81,22 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _passage(piece: Document) -> Piece:
+def _stripped(piece: Item) -> Item:
+    """A piece without the space around its text, or set aside where it holds no word."""
+    if isinstance(piece, Quarantined):
+        return piece
     text = piece.text.strip()
     if not any(character.isalpha() for character in text):
         return Quarantined("corpus", piece.source_id, "no letters in the text", text[:1000])
+    return replace(piece, text=text)
+
+
+def _passage(piece: Document, lang: str) -> Passage:
     return Passage(
-        passage_id=content_id(piece.title, text),
+        passage_id=content_id(piece.title, piece.text),
         source_id=piece.source_id,
         title=piece.title,
-        text=text,
+        text=piece.text,
         source=piece.source,
-        lang=detect(text),
+        lang=lang,
     )

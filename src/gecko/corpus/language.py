@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from gecko.corpus.identify import BlockIdentifier
+
 NO_LANGUAGE = frozenset({"", "und", "zxx"})
 _MIN_LETTERS = 20
 _SURE = 0.5
+_READ = 1000  # characters of a text
+_MANY = 32  # texts that are walked faster together than one by one
 # Of a short text: how sure the identifier must be to be asked at all, how much likelier than the expected language
 # another one must be, and how sure of one that nothing else speaks for (docs/decisions.md has the figures). Latin words
 # of science and law are no Latin text.
@@ -45,12 +49,37 @@ def _identifier() -> Any:  # noqa: ANN401
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
+@lru_cache(maxsize=1)
+def _block_identifier() -> BlockIdentifier:
+    return BlockIdentifier(_identifier())
+
+
 def detect(text: str) -> str:
     """Identify the language of a text; ``und`` where it is too short to tell or the identifier is unsure."""
-    if sum(character.isalpha() for character in text) < _MIN_LETTERS:
+    if not _has_letters(text):
         return "und"
-    language, confidence = _identifier().classify(text[:1000])
+    language, confidence = _identifier().classify(text[:_READ])
     return str(language) if confidence >= _SURE else "und"
+
+
+def detect_all(texts: Sequence[str]) -> list[str]:
+    """Identify the languages of several texts, each as :func:`detect` does, many in a fraction of the time."""
+    if len(texts) < _MANY:
+        return [detect(text) for text in texts]
+    found = ["und"] * len(texts)
+    places = [place for place, text in enumerate(texts) if _has_letters(text)]
+    answers = _block_identifier().classify([texts[place][:_READ] for place in places], _SURE)
+    for place, (language, sure) in zip(places, answers, strict=True):
+        if sure:
+            found[place] = language
+    return found
+
+
+def _has_letters(text: str) -> bool:
+    """Whether a text has letters enough; most show it in their first words."""
+    return any(
+        sum(character.isalpha() for character in part) >= _MIN_LETTERS for part in (text[: 3 * _MIN_LETTERS], text)
+    )
 
 
 def detect_among(text: str, likely: Sequence[str]) -> str:
@@ -73,7 +102,7 @@ def detect_among(text: str, likely: Sequence[str]) -> str:
     if not text.strip():
         return wanted[0]
     chances: dict[str, float] = {}
-    for code, chance in _identifier().rank(text[:1000]):
+    for code, chance in _identifier().rank(text[:_READ]):
         if code in wanted or code not in _NOT_ASKED_IN:
             chances[_main(code)] = chances.get(_main(code), 0.0) + chance
     best = max(chances, key=lambda code: chances[code])

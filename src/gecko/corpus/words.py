@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_NO_WORD = r"[^\pL\pM\pN\s]+"
+_NO_WORD = r"[^\pL\pM\pN]+"
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that its powers never vanish modulo 2**64
 _BLOCK = 1 << 22  # characters made into words at once, which bounds memory
@@ -86,7 +86,8 @@ def read_words(texts: Sequence[str]) -> Words:
         composed = pc.utf8_normalize(column.filter(other), form="NFKC")
         column = pc.replace_with_mask(column, other, pc.replace_substring_regex(composed, _UNSPACED, r" \1 "))
     column = pc.utf8_lower(pc.replace_substring_regex(column, _NO_WORD, " "))
-    split = pc.utf8_split_whitespace(column)
+    # Not utf8_split_whitespace: it leaves a space in the last word now and then (pyarrow 26).
+    split = pc.split_pattern(column, " ")
     coded = split.flatten().dictionary_encode()
     spelt = coded.dictionary.to_pylist()
     codes = coded.indices.to_numpy()

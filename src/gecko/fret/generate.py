@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from gecko.errors import GeckoError
 from gecko.fret.languages import LanguageCount
 from gecko.fret.store import PassageTable
+from gecko.keys import digests
 from gecko.records import GeneratedQuery, Passage, Quarantined
 from gecko.teacher.protocol import AsksMany, Teacher
 
@@ -19,6 +21,9 @@ _BATCH = 64
 
 def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, seed: int) -> list[Passage]:
     """Draw the seed passages uniformly, without replacement, in corpus order.
+
+    Each passage draws a number of its own, a hash of its id, and the least ones are taken: when a corpus grows by a
+    hundredth, a hundredth of the seeds is other ones, and the teacher has written for the rest already.
 
     Args:
         table: The corpus.
@@ -47,8 +52,11 @@ def sample_seeds(table: PassageTable, limit: int, available: set[str] | None, se
                 len(available),
                 unknown,
             )
-    drawn = random.Random(seed).sample(positions, min(limit, len(positions)))  # noqa: S311
-    return [table.at(position) for position in sorted(drawn)]
+    if limit < len(positions):
+        ids = table.ids if available is None else (table.ids[position] for position in positions)
+        numbers = digests(f"{seed} {passage_id}" for passage_id in ids)[:, 0]
+        positions = [positions[int(place)] for place in np.sort(np.argsort(numbers, kind="stable")[:limit])]
+    return [table.at(position) for position in positions]
 
 
 def generate(

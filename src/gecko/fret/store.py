@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from gecko.errors import GeckoError
-from gecko.records import PASSAGES, Passage
-from gecko.shards import read_batches
+from gecko.fret.mapped import MappedPassages
+from gecko.records import Passage
 
 
 class PassageTable:
-    """Random access to a corpus stage's passages; texts stay in Arrow buffers, vectors in a memory-mapped file.
+    """Random access to a corpus stage's passages; texts and vectors stay in memory-mapped files.
 
     Attributes:
         ids: Passage ids in corpus order.
@@ -26,23 +25,19 @@ class PassageTable:
     """
 
     def __init__(self, folder: Path, vectors: Path | None = None) -> None:
-        self._table = pa.Table.from_batches(list(read_batches(folder)), PASSAGES)
-        self.ids: list[str] = self._table.column("passage_id").to_pylist()
-        self._position = {passage_id: index for index, passage_id in enumerate(self.ids)}
-        self._by_source = {
-            source_id: index for index, source_id in enumerate(self._table.column("source_id").to_pylist())
-        }
+        self._rows = MappedPassages(folder)
+        self._ids = self._rows.column("passage_id")
+        self.ids: Sequence[str] = self._ids
+        self._sources = self._rows.column("source_id")
         self.vectors: Any = None
         if vectors is not None:
             self.map_vectors(vectors)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[Passage]:
-        for batch in self._table.to_batches(max_chunksize=4096):
-            for value in batch.to_pylist():
-                yield Passage(**value)
+        return iter(self._rows)
 
     def map_vectors(self, path: Path) -> None:
         """Take the miner's vectors from a file, once they are made.
@@ -62,18 +57,22 @@ class PassageTable:
 
     def at(self, index: int) -> Passage:
         """Fetch the passage at a corpus position."""
-        return Passage(**self._table.slice(index, 1).to_pylist()[0])
+        return self._rows.at(index)
 
     def position(self, passage_id: str) -> int:
-        """Corpus position of a passage."""
-        try:
-            return self._position[passage_id]
-        except KeyError as error:
-            raise GeckoError(f"passage {passage_id} is not in this corpus", "was the corpus changed?") from error
+        """Corpus position of a passage.
+
+        Raises:
+            GeckoError: The corpus does not hold it.
+        """
+        found = self._ids.position(passage_id)
+        if found is None:
+            raise GeckoError(f"passage {passage_id} is not in this corpus", "was the corpus changed?")
+        return found
 
     def position_of_source(self, source_id: str) -> int | None:
         """Corpus position of the passage with this id in the input, None where there is none."""
-        return self._by_source.get(source_id)
+        return self._sources.position(source_id)
 
 
 def _map_vectors(path: Path, rows: int) -> np.ndarray:

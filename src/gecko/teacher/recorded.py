@@ -66,7 +66,8 @@ class RecordedTeacher:
 
     def prepare(self, passages: PassageStore) -> None:
         """Learn which source id each passage of the corpus has."""
-        self._source_of = {passage.passage_id: passage.source_id for passage in passages}
+        ranked = {seed_id for seed_id, _ in self._rankings}
+        self._source_of = {passage.passage_id: passage.source_id for passage in passages if passage.source_id in ranked}
 
     def seeds_available(self) -> set[str]:
         """Source ids of the passages with a recorded reply."""

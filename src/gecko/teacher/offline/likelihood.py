@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,19 @@ class QueryLikelihood:
     def fit(self, passages: Iterable[Passage]) -> None:
         """Count the corpus: word probabilities and the translation table."""
         totals: Counter[str] = Counter()
-        bags: list[list[str]] = []
+        numbers: dict[str, int] = {}
+        # A word of a passage is four bytes here and would be sixty as a string of its own.
+        bags: list[np.ndarray] = []
         for passage in passages:
             words = self.terms.of(f"{passage.title} {passage.text}")
             totals.update(words)
-            bags.append(sorted(set(words)))
+            bags.append(np.array([numbers.setdefault(word, len(numbers)) for word in sorted(set(words))], np.int32))
         size = max(1, sum(totals.values()))
         self._collection = {word: count / size for word, count in totals.items()}
         self._cache = {}
         ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
         vocabulary = [word for word, count in ranked[:_VOCABULARY] if count >= _LEAST_TOGETHER]
-        self._sources = _translations(bags, vocabulary)
+        self._sources = _translations(bags, vocabulary, numbers)
 
     def counts(self, passage: Passage) -> Counter[str]:
         """Terms of a passage with their counts; kept for the next query that meets it."""
@@ -89,14 +91,24 @@ class QueryLikelihood:
         return (1 - self.translation) * smoothed + self.translation * (own + translated) / length
 
 
-def _translations(bags: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-    """For each word w the words u that translate into it, with T(w|u); co-occurrence is computed in blocks."""
+def _translations(
+    bags: Sequence[np.ndarray], vocabulary: Sequence[str], numbers: Mapping[str, int]
+) -> dict[str, list[tuple[str, float]]]:
+    """For each word w the words u that translate into it, with T(w|u); co-occurrence is computed in blocks.
+
+    Args:
+        bags: The words of each passage, by number.
+        vocabulary: The words that are translated.
+        numbers: The number of each word.
+    """
     from scipy import sparse
 
-    position = {word: index for index, word in enumerate(vocabulary)}
-    columns = [[position[word] for word in bag if word in position] for bag in bags]
+    position = np.full(len(numbers), -1, np.int32)
+    position[[numbers[word] for word in vocabulary]] = np.arange(len(vocabulary))
+    columns = [position[bag] for bag in bags]
+    columns = [row[row >= 0] for row in columns]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
-    flat = np.fromiter((column for row in columns for column in row), dtype=np.int32, count=int(starts[-1]))
+    flat = np.concatenate([np.zeros(0, np.int32), *columns])
     shape = (len(bags), len(vocabulary))
     presence: Any = sparse.csr_matrix((np.ones(len(flat), dtype=np.float32), flat, starts), shape=shape)
     frequency = np.asarray(presence.sum(axis=0)).ravel()

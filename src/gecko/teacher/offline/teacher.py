@@ -9,6 +9,7 @@ from gecko.corpus.language import differ
 from gecko.records import GeneratedQuery, Passage, content_id
 from gecko.teacher.offline.likelihood import QueryLikelihood
 from gecko.teacher.offline.relevance import Relevance
+from gecko.teacher.offline.sample import MOST, Sampled
 from gecko.teacher.offline.terms import Terms, main_language
 from gecko.teacher.offline.writer import QueryWriter
 from gecko.teacher.protocol import Capabilities, Generation, PassageStore, Scores
@@ -41,15 +42,19 @@ class OfflineTeacher:
         self.fingerprint = content_id("offline", _VERSION, str(seed), str(sorted(self._writer.styles.items())))
 
     def prepare(self, passages: PassageStore | Iterable[Passage]) -> None:
-        """Count the corpus, in three passes over it."""
+        """Count the corpus in four passes over it, or a sample of it where it is large."""
         mark = hashlib.sha256()
+        size = 0
         for passage in passages:
             mark.update(passage.passage_id.encode())
+            size += 1
+        mark.update(b"" if size <= MOST else f"{MOST} counted".encode())
         self.corpus_mark = mark.hexdigest()[:16]
-        self._likelihood = QueryLikelihood(terms=Terms(main_language(passages)))
+        counted = Sampled(passages, size, MOST)
+        self._likelihood = QueryLikelihood(terms=Terms(main_language(counted)))
         self._relevance = Relevance(self._likelihood)
-        self._likelihood.fit(passages)
-        self._relevance.fit(passages)
+        self._likelihood.fit(counted)
+        self._relevance.fit(counted)
 
     def write(self, seeds: Sequence[Passage]) -> list[Generation]:
         """Write a query for each seed."""
