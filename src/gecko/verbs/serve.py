@@ -44,7 +44,7 @@ def serve(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of encoding; auto is bfloat16 where the hardware has it; int8 is an export, made at the first start."
+            help="Of encoding; auto is int8 (an export, made at the first start) on a CPU with onnxruntime, else bfloat16."
         ),
     ] = Precision.auto,
 ) -> None:
