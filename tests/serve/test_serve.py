@@ -27,7 +27,7 @@ from gecko.serve.engine import Engine
 from gecko.serve.index import build_index
 from gecko.serve.precision import Precision
 from gecko.serve.requests import texts_of
-from gecko.serve.server import ServeOptions, serve, short_name
+from gecko.serve.server import ServeOptions, _bound, serve, short_name
 from gecko.serve.wire import EmbeddingRequest
 
 run = CliRunner().invoke
@@ -61,6 +61,13 @@ def test_a_taken_port_is_told_before_a_model_is_loaded(never_loaded):
     told(run(app, ["serve", "m", "--host", "no.such.host.invalid", "--port", "0"]), 2, "--host no.such.host.invalid")
     told(run(app, ["serve", "m", "--host", "a" * 70, "--port", "0"]), 2, "no such address")
     told(run(app, ["serve", "m", "--host", "192.0.2.1", "--port", "0"]), 2, "cannot listen at 192.0.2.1", "--host")
+
+
+
+def test_answers_are_sent_at_once():
+    """asyncio turns TCP_NODELAY on only where it sees that a socket speaks TCP; without, an answer waits 40 ms."""
+    with _bound("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_options_and_indexes_that_cannot_be_are_told(never_loaded, indexes, tmp_path):

@@ -116,10 +116,11 @@ def _need_extra() -> None:
 
 def _bound(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise UsageError(f"--host {host}: no such address", "for example 127.0.0.1, or 0.0.0.0 for all") from error
-    listener = socket.socket(family, kind)
+    # With its protocol named, asyncio sends answers at once (TCP_NODELAY); without, each waits 40 ms for the client.
+    listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with _listening(host, port):
         listener.bind(address)
