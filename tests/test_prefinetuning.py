@@ -47,7 +47,7 @@ def settings(folder: Path, student: str) -> list[str]:
         f"corpus.sources=[{folder / 'corpus.jsonl'}]",
         "corpus.near_duplicate=0",
         "teacher.spec=offline",
-        "fret.limit=60",
+        "fret.limit=70",
         f"fret.miner={student}",
         "fret.neighbours=5",
         "fret.min_positive_rc=0",
@@ -286,7 +286,7 @@ def test_the_plan_counts_pairs_and_steps_and_asks_nobody(plain: list[str], tmp_p
     stage = plan["stages"][-1]
     assert (stage["name"], stage["calls"], stage["usd"]) == ("prefinetune", 0, 0.0)
     (note,) = (note for note in plan["notes"] if note.startswith("prefinetune"))
-    assert "126 pairs (79 of corpus, 47 of queries), 8 steps of at most 16" in note
+    assert "133 pairs (79 of corpus, 54 of queries), 9 steps of at most 16" in note
     assert not (tmp_path / "run" / "prefinetune").exists()
 
 

@@ -217,16 +217,17 @@ def test_long_texts_are_taken_few_at_a_time(tmp_path, monkeypatch):
     rows = [{"_id": str(i), "text": f"text {i} " + "long " * 50} for i in range(20)]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sizes = []
-    monkeypatch.setattr("gecko.corpus.build._CHARACTERS", 500)
+    monkeypatch.setattr("gecko.corpus.cut._CHARACTERS", 500)
     monkeypatch.setattr(
-        "gecko.corpus.build.detect_all", lambda texts: sizes.append(sum(map(len, texts))) or ["en"] * len(texts)
+        "gecko.corpus.cut.detect_all", lambda texts: sizes.append(sum(map(len, texts))) or ["en"] * len(texts)
     )
     assert len(list(build_passages(CorpusOptions(sources=(str(tmp_path / "c.jsonl"),), near_duplicate=0)))) == 20
     assert max(sizes) <= 500 + 300
 
 
-def test_no_more_is_read_than_the_limit_asks_for(monkeypatch):
+def test_no_more_is_read_than_a_batch_beyond_the_limit(monkeypatch):
     read = []
+    monkeypatch.setattr("gecko.corpus.cut._DOCUMENTS", 3)
 
     def documents(_):
         for number in range(100):
@@ -237,7 +238,7 @@ def test_no_more_is_read_than_the_limit_asks_for(monkeypatch):
     found = list(build_passages(CorpusOptions(sources=("x",), limit=5)))
     assert sum(isinstance(item, Passage) for item in found) == 5
     assert isinstance(found[-1], Passage)
-    assert max(read) == 8  # of two equal ones each, the fifth that is new
+    assert max(read) in range(8, 12)  # 8: of two equal ones each, the fifth that is new
 
 
 def test_what_was_read_before_an_error_is_not_lost(monkeypatch):

@@ -63,7 +63,6 @@ def test_a_taken_port_is_told_before_a_model_is_loaded(never_loaded):
     told(run(app, ["serve", "m", "--host", "192.0.2.1", "--port", "0"]), 2, "cannot listen at 192.0.2.1", "--host")
 
 
-
 def test_answers_are_sent_at_once():
     """asyncio turns TCP_NODELAY on only where it sees that a socket speaks TCP; without, an answer waits 40 ms."""
     with _bound("127.0.0.1", 0) as listener:
