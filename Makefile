@@ -122,7 +122,7 @@ bench-compat: setup
 RIVALS := runs/rivals
 bench-export: setup
 	@test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
-	-@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt fastembed==0.9.1
+	-@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check fastembed==0.9.1 onnxruntime==1.32.0
 	$(BIN)/python bench/export.py $(or $(MODEL),runs/demo/model) $(RIVALS)/bin/python $(if $(SMALL),--small)
 
 # Ranks three corpora whole (about half an hour), then asks the rankings again, a score at a time.

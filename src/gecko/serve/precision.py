@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Of the numbers in a forward pass; ``auto`` is int8 on a CPU with ONNX Runtime, else bfloat16 where there is that."""
+    """Of the numbers in a forward pass; ``auto`` is int8 on a CPU with ONNX Runtime, else bfloat16."""
 
     auto = "auto"
     int8 = "int8"

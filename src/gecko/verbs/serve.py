@@ -44,7 +44,7 @@ def serve(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of encoding; auto is int8 (an export, made at the first start) on a CPU with onnxruntime, else bfloat16."
+            help="Of encoding; auto is int8 on a CPU with onnxruntime (exported at the first start), else bfloat16."
         ),
     ] = Precision.auto,
 ) -> None:
