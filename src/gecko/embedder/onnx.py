@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gecko.engine.local import cores
 from gecko.errors import GeckoError, reason
 
 MARK = "gecko_export.json"
@@ -168,9 +169,7 @@ def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked):
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return cores()
 
 
 def _session(graph: Path, name: str) -> Any:  # noqa: ANN401

@@ -18,7 +18,7 @@ _HERE = 4
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: in a container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -166,12 +166,8 @@ class _Rounding:
             return self._coded[x]
         shift, last = self._shift(x), self._constant("int8_axis", np.array([-1]))
         if shift is None:
-            zero, top, sizes = (
-                self._constant("int8_half", np.array(128, np.uint8)),
-                _TOP,
-                self._add("Abs", [x], f"{x}_abs"),
-            )
-            values = x
+            zero, top = self._constant("int8_half", np.array(128, np.uint8)), _TOP
+            values, sizes = x, self._add("Abs", [x], f"{x}_abs")
         else:
             zero, top = self._constant("int8_none", np.array(0, np.uint8)), 255
             values = sizes = self._add("Add", [x, self._constant(f"{x}_shift", shift)], f"{x}_shifted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 
 from gecko.embedder.embedder import Embedder
@@ -51,8 +50,10 @@ def select_rows(
     unasked = 0
     seen: set[str] = set()
     size = teacher.rows_at_once if isinstance(teacher, AsksMany) else _SHARD
-    near = partial(retrieve, neighbours=options.neighbours, with_task=options.miner_task, search=search, engine=engine)
-    found = iter(near(queries, store, miner))
+    neighbours, with_task = options.neighbours, options.miner_task
+    found = iter(
+        retrieve(queries, store, miner, neighbours=neighbours, with_task=with_task, search=search, engine=engine)
+    )
     while shard := list(islice(found, size)):
         hoods: list[Neighbourhood] = []
         for hood in shard:
