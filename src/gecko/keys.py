@@ -10,8 +10,13 @@ import numpy as np
 
 def digests(texts: Iterable[str]) -> np.ndarray:
     """Hash texts to 128 bits, uint64 (n, 2): among 10^9 texts, two of one hash are not to be expected."""
-    raw = b"".join(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts)
+    raw = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts)
     return np.frombuffer(raw, "<u8").reshape(-1, 2)
+
+
+def passage_digests(passages: Iterable[tuple[str, str]]) -> np.ndarray:
+    """Hash what passages say, (title, text) pairs, whatever their ids are; uint64 (n, 2)."""
+    return digests(f"{title}\x1f{text}" for title, text in passages)
 
 
 class KeyIndex:

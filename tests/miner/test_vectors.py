@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from gecko.errors import GeckoError
+from gecko.keys import DigestIndex, passage_digests
 from gecko.miner import kept as kept_module
 from gecko.miner import vectors as vectors_module
-from gecko.miner.keys import KeyIndex, keys_of
 from gecko.miner.vectors import Encoded, encode_corpus
 from gecko.records import Passage
 
@@ -266,8 +266,10 @@ def test_what_is_no_unit_vector_is_refused(tmp_path: Path, vectors: np.ndarray, 
         run(tmp_path, corpus(1, 2), encoder)
 
 
-def test_keys_tell_texts_apart_and_find_the_first_of_equal_ones() -> None:
-    keys = keys_of([("a", "b"), ("ab", ""), ("", "ab"), ("a", "b"), ("\ud800", "")])
-    assert len(set(keys.tolist())) == 4
-    assert KeyIndex(keys).rows(keys_of([("a", "b"), ("x", ""), ("", "ab")])).tolist() == [0, -1, 2]
-    assert KeyIndex(keys[:0]).rows(keys[:2]).tolist() == [-1, -1]
+def test_keys_tell_texts_apart_and_find_the_last_of_equal_ones() -> None:
+    keys = passage_digests([("a", "b"), ("ab", ""), ("", "ab"), ("a", "b"), ("\ud800", "")])
+    assert len(np.unique(keys, axis=0)) == 4
+    index = DigestIndex()
+    index.add(keys)
+    assert index.find(passage_digests([("a", "b"), ("x", ""), ("", "ab")])).tolist() == [3, -1, 2]
+    assert DigestIndex().find(keys[:2]).tolist() == [-1, -1]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
-from gecko.keys import DigestIndex, digests
+from gecko.keys import DigestIndex, passage_digests
 
 
 class KnownPassages:
@@ -29,7 +29,7 @@ class KnownPassages:
         self._vectors = vectors
         # By hash: a million texts would take a gigabyte.
         self._rows = DigestIndex()
-        self._rows.add(_digests(passages))
+        self._rows.add(passage_digests(passages))
 
     def encode_queries(self, queries: Sequence[str], task: str | Sequence[str] | None = None) -> np.ndarray:
         """Encode queries, of one task or of one each, to float32 unit vectors of shape (n, dim)."""
@@ -41,13 +41,9 @@ class KnownPassages:
 
     def encode_passages(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
         """Look up or encode (title, text) pairs; float32 unit vectors of shape (n, dim)."""
-        rows = self._rows.find(_digests(passages))
+        rows = self._rows.find(passage_digests(passages))
         out = np.empty((len(passages), self.dim), np.float32)
         known = rows >= 0
         out[known] = self._vectors[rows[known]]
         out[~known] = self._embedder.encode_passages([passages[int(i)] for i in np.flatnonzero(~known)])
         return out
-
-
-def _digests(passages: Iterable[tuple[str, str]]) -> np.ndarray:
-    return digests(f"{title}\x1f{text}" for title, text in passages)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from gecko.errors import GeckoError
-from gecko.miner.keys import KEY
 
 VECTORS, KEYS, LOG = "vectors.npy", "vectors.keys", "vectors.log"
+_KEY_BYTES = 16  # of a digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Kept:
         total: Rows there will be once all is written.
         blocks: Those that are whole.
         vectors: Memory-mapped (rows, dim) float32; the whole blocks only.
-        keys: Of the same rows.
+        keys: Digests of the same rows, uint64 (rows, 2).
     """
 
     folder: Path
@@ -102,10 +102,10 @@ def open_kept(folder: Path, model: str, dim: int) -> Kept | None:
     offset = len(_header(int(head["total"]), dim))
     try:
         if not rows:
-            vectors, keys = np.zeros((0, dim), np.float32), np.zeros(0, KEY)
+            vectors, keys = np.zeros((0, dim), np.float32), np.zeros((0, 2), np.uint64)
         else:
             vectors = np.memmap(folder / VECTORS, np.float32, "r", offset, (rows, dim))
-            keys = np.fromfile(folder / KEYS, KEY, rows)
+            keys = np.fromfile(folder / KEYS, "<u8", 2 * rows).reshape(-1, 2)
     except (OSError, ValueError) as error:
         raise _damaged(folder, "shorter than its log says") from error
     if len(keys) != rows:
@@ -137,7 +137,7 @@ class Writer:
             lines = [json.dumps({"model": model, "total": total, "dim": dim}), *map(_line, blocks)]
             log = "".join(f"{line}\n" for line in lines).encode()
             self._vectors = _begin(folder / VECTORS, header, len(header) + self.rows * dim * 4)
-            self._keys = _begin(folder / KEYS, b"", self.rows * KEY.itemsize)
+            self._keys = _begin(folder / KEYS, b"", self.rows * _KEY_BYTES)
             self._log = _begin(folder / LOG, log, len(log))
             _to_disk(self._log)
 

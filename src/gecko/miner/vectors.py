@@ -15,8 +15,8 @@ import numpy as np
 from gecko.engine.local import LocalEngine
 from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
+from gecko.keys import DigestIndex, passage_digests
 from gecko.miner.kept import Kept, Writer, is_whole, move, open_kept
-from gecko.miner.keys import KeyIndex, keys_of
 from gecko.records import Passage
 
 BLOCK_ROWS = 2048
@@ -118,16 +118,16 @@ def encode_corpus(
 
 def _write(passages: Passages, encoder: Encoder, writer: Writer, before: Sequence[Kept], engine: Engine) -> int:
     """Write the blocks that are missing; how many passages had to be encoded."""
-    indexes = [KeyIndex(kept.keys) for kept in before]
+    indexes = [_index(kept.keys) for kept in before]
     known: deque[tuple[np.ndarray, np.ndarray, np.ndarray]] = deque()  # of the blocks that are being encoded
 
     def unknown() -> Iterator[list[tuple[str, str]]]:
         for pairs in _blocks(islice(passages, writer.rows, None)):
-            keys = keys_of(pairs)
+            keys = passage_digests(pairs)
             vectors = np.empty((len(pairs), encoder.dim), np.float32)
             missing = np.ones(len(pairs), bool)
             for kept, index in zip(before, indexes, strict=True):
-                rows = np.where(missing, index.rows(keys), -1)
+                rows = np.where(missing, index.find(keys), -1)
                 found = rows >= 0
                 if found.any():
                     vectors[found] = kept.take(rows[found])
@@ -147,13 +147,19 @@ def _write(passages: Passages, encoder: Encoder, writer: Writer, before: Sequenc
     return made
 
 
+def _index(keys: np.ndarray) -> DigestIndex:
+    index = DigestIndex()
+    index.add(keys)
+    return index
+
+
 def _begins(passages: Passages, kept: Kept) -> bool:
     """Whether vectors are those of the corpus's first passages, and were to be of as many as there are."""
     if kept.total != len(passages):
         return False
     start = 0
     for pairs in _blocks(islice(passages, len(kept.keys))):
-        if not np.array_equal(keys_of(pairs), kept.keys[start : start + len(pairs)]):
+        if not np.array_equal(passage_digests(pairs), kept.keys[start : start + len(pairs)]):
             return False
         start += len(pairs)
     return True
