@@ -208,8 +208,10 @@ def _learn(vectors: np.ndarray, gold: np.ndarray, names: tuple[str, ...], streng
     """Learn the head of one strength; a class that no text has is never given."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # One thread: the products are small, and threads that wait for each other cost ten times the work on a busy machine.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=strength, max_iter=_STEPS).fit(vectors, gold)
     coefficients, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
