@@ -1,13 +1,15 @@
 """What does a run cost as the corpus grows, stage by stage: seconds, memory, and the slope of both?
 
-    python bench/scale.py [SIZE ...] [--miner MODEL] [--limit 2000] [--grow SIZE]     # 10000 100000 1000000
+    python bench/scale.py [SIZE ...] [--miner MODEL] [--limit 2000] [--grow SIZE] [--rows 20000]  # 10000 100000 1000000
     python bench/scale.py --small [--miner MODEL]                                     # 2,000 and 10,000; prints only
 
 Corpora are real text (``scale_texts.py``). Every size is a process of its own that runs the stages up to ``fret`` with
 the offline teacher, one after the other, as ``gecko run`` does; the peak of each is read from the kernel, which is told
 to forget the one before (``/proc/self/clear_refs``). MODEL mines: by default the static export that
 ``make bench-export`` leaves, since two processors encode a hundred texts a second with a transformer and a million
-would take hours. ``--grow`` then runs one size again with a hundredth more passages. Finished sizes are in
+would take hours. ``--grow`` then runs one size again with a hundredth more passages. ``--rows`` asks what is neither
+teacher nor encoder of a run as it is without such haste: the default miner, a query for each passage. Finished sizes
+are in
 ``runs/bench/scale/done.jsonl`` and are not made again; the page is ``docs/results/scale.md``.
 """
 
@@ -38,6 +40,7 @@ SLOPES = {
 }
 WARM = 64  # passages of a run before the one that is measured
 TARGET = 6.0  # GB, the peak of a run of a million passages
+USUAL = "all-MiniLM-L6-v2"  # the miner of a run that names none
 
 
 class Clock:
@@ -131,7 +134,13 @@ def measure(size: int, limit: int, miner: str, out: Path, corpus: Path) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def page(done: list[dict[str, Any]], grown: dict[str, Any] | None, said: dict[str, Any], miner: str) -> list[str]:
+def page(
+    done: list[dict[str, Any]],
+    grown: dict[str, Any] | None,
+    usual: dict[str, Any] | None,
+    said: dict[str, Any],
+    miner: str,
+) -> list[str]:
     """The page's lines."""
     sizes = [entry["size"] for entry in done]
     texts = ", ".join(f"{name} {count:,}" for name, count in said["texts"].items())
@@ -157,25 +166,32 @@ def page(done: list[dict[str, Any]], grown: dict[str, Any] | None, said: dict[st
         )
         fitted = slope(sizes, [stage["seconds"] for stage in own])
         lines.append(f"| {name} | {' | '.join(cells)} | {fitted} | {SLOPES[name]} |")
-    lines += ["", "| passages | wall | teacher | encoder | everything else | share |", "|--:|--:|--:|--:|--:|--:|"]
+    lines += ["", *shares(done), ""]
+    lines += [
+        "A statistical teacher and a table of token vectors are the fastest there are: with a language model's calls "
+        "and a transformer's encoding, everything else takes as long as here and is a small part of a long wall.",
+        "",
+    ]
+    if usual is not None:
+        lines += [f"With `{USUAL}` as the miner, and a query for each passage:", "", *shares([usual]), ""]
+    if grown is not None:
+        lines += grown_lines(next(entry for entry in done if entry["size"] == grown["before"]), grown)
+    return [*lines, *plan_lines(done[-1])]
+
+
+def shares(done: list[dict[str, Any]]) -> list[str]:
+    """What the teacher, the encoder and everything else take of the wall."""
+    lines = ["| passages | rows | wall | teacher | encoder | everything else | share |", f"|{'--:|' * 7}"]
     for entry in done:
         wall, teacher, encoder = (
             sum(stage[kind] for stage in entry["stages"]) for kind in ("seconds", "teacher", "encoder")
         )
         rest = wall - teacher - encoder
         lines.append(
-            f"| {entry['size']:,} | {wall:.0f} s | {teacher:.0f} s | {encoder:.0f} s | {rest:.0f} s "
-            f"| {rest / wall:.0%} |"
+            f"| {entry['size']:,} | {entry['stages'][-1]['rows']:,} | {wall:.0f} s | {teacher:.0f} s | {encoder:.0f} s "
+            f"| {rest:.0f} s | {rest / wall:.1%} |"
         )
-    lines += [
-        "",
-        "A statistical teacher and a table of token vectors are the fastest there are: with a language model's calls "
-        "and a transformer's encoding, everything else takes as long as here and is a small part of a long wall.",
-        "",
-    ]
-    if grown is not None:
-        lines += grown_lines(next(entry for entry in done if entry["size"] == grown["before"]), grown)
-    return [*lines, *plan_lines(done[-1])]
+    return lines
 
 
 def cuts_line(said: dict[str, Any]) -> str:
@@ -231,6 +247,7 @@ def main() -> None:
     parser.add_argument("--miner", default=str(STATIC))
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--grow", type=int, default=100_000, help="0 = none")
+    parser.add_argument("--rows", type=int, default=20_000, help="0 = none")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -243,7 +260,7 @@ def main() -> None:
     from scale_texts import make_corpus
 
     out = OUT / "small" if asked.small else OUT
-    sizes, grow = ([2_000, 10_000], 2_000) if asked.small else (sorted(asked.sizes), asked.grow)
+    sizes, grow, rows = ([2_000, 10_000], 2_000, 0) if asked.small else (sorted(asked.sizes), asked.grow, asked.rows)
     limit = 200 if asked.small else asked.limit
     said = make_corpus(out / "corpus", round(1.2 * max(sizes)), everything=not asked.small)
     record = out / "done.jsonl"
@@ -260,8 +277,12 @@ def main() -> None:
                 done[step] = measure(step[0], limit, asked.miner, out / "runs" / str(size), out / "corpus")
                 done[step]["before"] = step[1]
                 note_done(record, done[step])
+    if rows and (rows, USUAL) not in done:
+        usual = measure(rows, rows, USUAL, out / "runs" / USUAL, out / "corpus")
+        done[rows, USUAL] = usual | {"before": USUAL}
+        note_done(record, done[rows, USUAL])
     whole = [done[size, None] for size in sizes]
-    lines = page(whole, done.get((round(1.01 * grow), grow)), said, Path(asked.miner).name)
+    lines = page(whole, done.get((round(1.01 * grow), grow)), done.get((rows, USUAL)), said, Path(asked.miner).name)
     if asked.small:
         print("\n".join(lines))
     else:
