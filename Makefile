@@ -36,7 +36,7 @@ MTEB := $(VENV)/.installed-mteb
 ADAPTERS := $(VENV)/.installed-adapters
 # Clients and fuzzer of the server's tests.
 SERVE := $(VENV)/.installed-serve-test
-# Ray is 250 MB on the disk, and its tests start clusters: a minute.
+# Ray is 250 MB on the disk, and its tests start clusters: two minutes.
 RAY := $(VENV)/.installed-ray
 $(LLAMA) $(MTEB) $(ADAPTERS) $(SERVE) $(RAY): $(VENV)/.installed-%: $(STAMP)
 	@echo "installing gecko[$*] into $(VENV) $(if $(filter llama,$*),(compiled: ten minutes or more the first time))"
@@ -44,7 +44,7 @@ $(LLAMA) $(MTEB) $(ADAPTERS) $(SERVE) $(RAY): $(VENV)/.installed-%: $(STAMP)
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
 	else \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
-	fi
+	fi || { echo "gecko[$*] cannot be installed on this machine (the reason is above), so its tests were not run"; exit 1; }
 	@touch $@
 
 test-engines: $(LLAMA)
@@ -62,7 +62,8 @@ test-adapters: $(ADAPTERS)
 test-serve: $(SERVE)
 	$(BIN)/python -m pytest tests/serve $(ARGS)
 
-# The same run on the local engine and on Ray, row for row, while workers and nodes die.
+# The same run on the local engine and on Ray, row for row, while workers and nodes die; in one process, since Ray has
+# the cores, and without coverage, which has its threshold over all tests.
 test-ray: $(RAY)
 	$(BIN)/python -m pytest tests/engine $(ARGS)
 

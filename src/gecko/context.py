@@ -162,6 +162,7 @@ class RunContext:
             tell=self.tell,
             thrifty=fret.thrifty,
             asked=self.asks,
+            ray_address=getattr(self.engine, "address", None),
         )
         if isinstance(teacher, LLMTeacher):
             self._opened.callback(teacher.close)

@@ -84,7 +84,7 @@ def complete(base: str, **body: Any) -> dict[str, Any]:
 def test_they_read_the_same_tokens(reference: Any, llama: Any) -> None:
     for ask in [*QL, *RC]:
         assert llama._reading(ask) == reference._reading(ask)
-    assert llama._start == reference._start
+    assert llama._start == reference._tokens.start
 
 
 def test_likelihoods_of_llama_cpp_are_those_of_transformers(reference: Any, llama: Any) -> None:

@@ -275,12 +275,12 @@ def test_a_chat_model_gets_its_template(tmp_path: Path) -> None:
         "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
     )
     chat = TransformersEngine(save_model(tmp_path / "chat", chat_template=template), device="cpu")
-    text = chat._tokenizer.decode(chat._write_tokens(Prompt("be brief", "hello")))
+    text = chat._tokenizer.decode(chat._tokens.chat(Prompt("be brief", "hello")))
     assert text == "[system]be brief[user]hello[assistant]"
     strict = template.replace(" and refuse is defined", "")
     chat = TransformersEngine(save_model(tmp_path / "strict", chat_template=strict), device="cpu")
     assert (
-        chat._tokenizer.decode(chat._write_tokens(Prompt("be brief", "hello"))) == "[user]be brief\n\nhello[assistant]"
+        chat._tokenizer.decode(chat._tokens.chat(Prompt("be brief", "hello"))) == "[user]be brief\n\nhello[assistant]"
     )
     # A likelihood is never wrapped.
     [raw] = answers(chat, [Likelihood(Prompt("a ", "b"), " c")])

@@ -40,6 +40,9 @@ class RayEngine:
         address: Of the cluster; None starts Ray on this machine with the first work, and ends it in :meth:`close`.
         gpus: GPUs that each worker with a model asks for, where the cluster has any.
         tell: Receives a line when workers are waited for.
+
+    Attributes:
+        address: Of the cluster, or None.
     """
 
     name = "ray"
@@ -47,7 +50,7 @@ class RayEngine:
     def __init__(
         self, address: str | None = None, *, gpus: float = 0.0, tell: Callable[[str], None] | None = None
     ) -> None:
-        self._address = address
+        self.address = address
         self._gpus = gpus
         self._tell = tell or logger.info
         self._ray: Any = None
@@ -73,7 +76,7 @@ class RayEngine:
         try:
             yield from workers.results(feed)
         finally:
-            self._kept = workers.close(keep=self._address is None)
+            self._kept = workers.close(keep=self.address is None)
         feed.finish()
 
     def close(self) -> None:
@@ -86,27 +89,41 @@ class RayEngine:
         self._ray, self._kept, self._kept_for, self._ours = None, [], None, False
 
     def _started(self) -> Any:  # noqa: ANN401
-        if self._ray is not None:
-            return self._ray
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray asks to be told, in three lines
-        import ray
+        if self._ray is None:
+            self._ray, self._ours = join(self.address)
+        return self._ray
 
-        if not ray.is_initialized():
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if self._address is None:  # "local", lest RAY_ADDRESS makes it join a cluster
-                quiet |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-            try:
-                if self._address is not None:
-                    _knock(self._address)
-                ray.init(self._address or "local", **quiet)
-            except Exception as error:  # of the network, the versions or the machine; Ray has no class for them
-                where = f"no Ray cluster at {self._address}" if self._address else "Ray does not start here"
-                hint = "its address is what `ray status` knows it by; it must run the same versions of Ray and Python"
-                raise GeckoError(f"{where}: {reason(error)}", hint if self._address else "--engine local") from error
-            self._ours = True
-        self._ray = ray
-        return ray
+
+def join(address: str | None) -> tuple[Any, bool]:
+    """Join a Ray cluster, or start Ray on this machine, unless this process has done so already.
+
+    Args:
+        address: Of the cluster; None starts Ray here.
+
+    Returns:
+        The module, and whether it was this call that joined or started.
+
+    Raises:
+        GeckoError: There is no such cluster, or Ray does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray asks to be told, in three lines
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:  # "local", lest RAY_ADDRESS makes it join a cluster
+        quiet |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    try:
+        if address is not None:
+            _knock(address)
+        ray.init(address or "local", **quiet)
+    except Exception as error:  # of the network, the versions or the machine; Ray has no class for them
+        where = f"no Ray cluster at {address}" if address else "Ray does not start here"
+        hint = "its address is what `ray status` knows it by; it must run the same versions of Ray and Python"
+        raise GeckoError(f"{where}: {reason(error)}", hint if address else "--engine local") from error
+    return ray, True
 
 
 def _knock(address: str) -> None:

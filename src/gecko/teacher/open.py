@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gecko.errors import GeckoError, UsageError
 from gecko.teacher.ask import Engine
@@ -15,6 +15,7 @@ from gecko.teacher.protocol import Teacher
 
 if TYPE_CHECKING:
     from gecko.teacher.caller import Caller
+    from gecko.teacher.gathered import StreamingEngine
     from gecko.teacher.ledger import Ledger
     from gecko.teacher.ledgered import LedgeredTeacher
     from gecko.teacher.llm import LLMTeacher
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SPECS = "offline, recorded:DIR, openai:MODEL, transformers:MODEL, llama-cpp:FILE.gguf, cross-encoder:MODEL (ranking)"
-# Rows begun at once: enough that there is always a next call to make; for batches, as many as there are.
-_ROWS, _BATCH_ROWS = 1024, 50_000
-ENGINES = ("openai", "transformers", "llama-cpp")
+SPECS = (
+    "offline, recorded:DIR, openai:MODEL, transformers:MODEL, llama-cpp:FILE.gguf, ray-vllm:MODEL, "
+    "cross-encoder:MODEL (ranking)"
+)
+# Rows begun at once: enough that there is always a next call to make; for batches, as many as there are; where a call
+# starts an engine, as many as have room (ranked, 170,000 questions).
+_ROWS, _BATCH_ROWS, _GATHERED_ROWS = 1024, 50_000, 4096
+ENGINES = ("openai", "transformers", "llama-cpp", "ray-vllm")
 
 
 def open_teacher(
@@ -38,6 +43,7 @@ def open_teacher(
     tell: Callable[[str], None] | None = None,
     thrifty: Thrifty | None = None,
     asked: bool = True,
+    ray_address: str | None = None,
 ) -> LedgeredTeacher | LLMTeacher:
     """Open the teacher a SPEC names; it makes no call before it is asked something.
 
@@ -50,6 +56,7 @@ def open_teacher(
         tell: Receives progress lines.
         thrifty: The schedule where the options name the thrifty one, with the recipe's own thresholds.
         asked: Whether it will be asked anything; without, no key is needed.
+        ray_address: Of the Ray cluster that a ``ray-vllm:`` teacher joins; None: that of RAY_ADDRESS, if any.
 
     Raises:
         UsageError: The SPEC names no teacher, or an option is not for it.
@@ -63,7 +70,7 @@ def open_teacher(
     from gecko.teacher.llm import LLMTeacher
     from gecko.teacher.schedule import FULL, Thrifty
 
-    engine = open_engine(spec, options, asked=asked)
+    engine = open_engine(spec, options, asked=asked, ray_address=ray_address)
     caller = _caller(engine, ledger, options, tell or logger.info)
     return LLMTeacher(
         engine,
@@ -74,7 +81,7 @@ def open_teacher(
         max_tokens=options.reply_tokens,
         rung=options.rung,
         seed=seed,
-        rows_at_once=_BATCH_ROWS if options.batch else _ROWS,
+        rows_at_once=_BATCH_ROWS if options.batch else _GATHERED_ROWS if _gathers(engine) else _ROWS,
         schedule=(thrifty or Thrifty()) if options.schedule == "thrifty" else FULL,
     )
 
@@ -94,6 +101,10 @@ def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Calla
         ledger.price_unpriced(engine.name, price.of)
     caps: dict[str, Any] = {"max_usd": options.max_usd, "max_tokens": options.max_tokens}
     if not options.batch:
+        if _gathers(engine):
+            from gecko.teacher.gathered import GatheringCaller
+
+            return GatheringCaller(engine, ledger, Budget(price, **caps), rows=_GATHERED_ROWS, tell=tell)
         patience = Patience(call_seconds=5 * options.timeout)
         return Caller(engine, ledger, Budget(price, **caps), patience=patience, tell=tell)
     from gecko.teacher.batched import BatchCaller
@@ -104,6 +115,10 @@ def _caller(engine: Engine, ledger: Ledger, options: TeacherOptions, tell: Calla
             "teacher.batch is for openai: teachers", "leave it out; a model in this process is asked at once"
         )
     return BatchCaller(engine, ledger, Budget(price, **caps), poll_seconds=options.poll_seconds, tell=tell)
+
+
+def _gathers(engine: Engine) -> TypeGuard[StreamingEngine]:
+    return hasattr(engine, "stream")
 
 
 def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = None) -> Teacher:
@@ -129,13 +144,14 @@ def open_plain(spec: str, *, seed: int = 0, styles: dict[str, float] | None = No
     raise UsageError(f"unknown teacher {spec!r}", f"known are {SPECS}")
 
 
-def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True) -> Engine:
+def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True, ray_address: str | None = None) -> Engine:
     """Open the language model a SPEC names.
 
     Args:
         spec: Its kind and name.
         options: How it is asked.
         asked: Whether it will be asked anything; without, no key is needed.
+        ray_address: Of the Ray cluster that a ``ray-vllm:`` model runs on; None: that of RAY_ADDRESS, if any.
 
     Raises:
         UsageError: The SPEC names no language model.
@@ -165,6 +181,11 @@ def open_engine(spec: str, options: TeacherOptions, *, asked: bool = True) -> En
         from gecko.teacher.llama_cpp import LlamaCppEngine
 
         return LlamaCppEngine(Path(argument), context=options.context)
+    if kind == "ray-vllm":
+        from gecko.teacher.ray_vllm import RayVllmEngine
+
+        address = ray_address or os.environ.get("RAY_ADDRESS") or None
+        return RayVllmEngine(argument, address=address, arguments=options.vllm, asked=asked, **given)
     raise UsageError(f"teacher {spec!r} is no language model", f"known are {SPECS}")
 
 

@@ -26,6 +26,15 @@ Address = Annotated[str, AfterValidator(_without_secrets)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
+def _without_code(arguments: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    if "trust_remote_code" in arguments:
+        raise ValueError("code that comes with a model is never run: leave trust_remote_code out")
+    return arguments
+
+
+Arguments = Annotated[dict[str, str | int | float | bool], AfterValidator(_without_code)]
+
+
 class PriceOptions(BaseModel):
     """US dollars for a million tokens, for a model that the table does not know."""
 
@@ -66,8 +75,13 @@ class TeacherOptions(BaseModel):
     )
     in_flight: int = Field(default=32, ge=1, le=1024, description="calls under way at once, at most")
     timeout: float = Field(default=120.0, gt=0, description="seconds for one call")
-    batch_size: int | None = Field(default=None, ge=1, description="asks a model in this process takes at once")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="asks that a model in this process, or a ray-vllm worker, takes at once"
+    )
     context: int = Field(default=4096, ge=256, description="llama-cpp: tokens of a prompt and its reply")
+    vllm: Arguments = Field(
+        default={}, description="ray-vllm: arguments of vLLM's engine, such as tensor_parallel_size"
+    )
     temperature: float = Field(default=0.7, ge=0, le=2, description="of step 1; ranking is always greedy")
     reply_tokens: int = Field(default=300, ge=16, description="longest reply of step 1")
     batch: bool = Field(default=False, description="openai: through the Batch API, at half the price, within a day")

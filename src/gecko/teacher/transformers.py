@@ -15,9 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gecko.teacher.ask import Answer, Ask, Labels, Likelihood, Prompt, Write
+from gecko.teacher.ask import Answer, Ask, Labels, Likelihood, Write
 from gecko.teacher.pieces import PieceError, Reading, label_values, read_labels, read_likelihood
 from gecko.teacher.protocol import Capabilities
+from gecko.teacher.tokens import Tokens
 from gecko.teacher.weights import can_copy_cache, fingerprint_of, load_causal
 
 # How many shared prompts are kept: a run has about one for likelihood and one for labels.
@@ -51,9 +52,7 @@ class TransformersEngine:
         self._model, self._tokenizer = load_causal(path_or_id, self._device, dtype)
         self.name = f"transformers:{Path(path_or_id).resolve().name if Path(path_or_id).is_dir() else path_or_id}"
         self.fingerprint = fingerprint_of(self._model, self._tokenizer)
-        probe = self._tokenizer("a")["input_ids"]
-        bos = self._tokenizer.bos_token_id
-        self._start = (bos,) if bos is not None and probe[:1] == [bos] else ()
+        self._tokens = Tokens(self._tokenizer)
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._limit: int | None = limit if isinstance(limit, int) and limit > 0 else None
         self._trims = "logits_to_keep" in inspect.signature(self._model.forward).parameters
@@ -85,7 +84,7 @@ class TransformersEngine:
 
     async def count_tokens(self, text: str) -> int | None:
         """Tokens of a text, with no special token around it."""
-        return len(self._encode(text))
+        return len(self._tokens.encode(text))
 
     async def close(self) -> None:
         """Free the weights and the caches."""
@@ -107,7 +106,7 @@ class TransformersEngine:
             for index, ask in enumerate(asks):
                 try:
                     if isinstance(ask, Write):
-                        prompts.append((index, ask, self._checked(self._write_tokens(ask.prompt), 1)))
+                        prompts.append((index, ask, self._checked(self._tokens.chat(ask.prompt), 1)))
                     else:
                         readings.append((index, self._reading(ask)))
                 except PieceError as error:
@@ -121,9 +120,6 @@ class TransformersEngine:
             answers |= _in_parts([row for row in prompts if row[1].temperature != 0], self._generate, 1)
             return [answers[index] for index in range(len(asks))]
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
     def _checked(self, tokens: list[int], more: int) -> list[int]:
         if self._limit is not None and len(tokens) + more > self._limit:
             raise PieceError(f"the prompt has {len(tokens)} tokens, and {self.name} takes {self._limit - more}")
@@ -131,9 +127,9 @@ class TransformersEngine:
 
     def _reading(self, ask: Likelihood | Labels) -> Reading:
         if isinstance(ask, Likelihood):
-            reading = read_likelihood(self._encode, self._start, ask)
+            reading = read_likelihood(self._tokens.encode, self._tokens.start, ask)
         else:
-            reading = read_labels(self._encode, self._start, ask)
+            reading = read_labels(self._tokens.encode, self._tokens.start, ask)
         self._checked([*reading.prefix, *reading.rest], 0)
         return reading if self._reuses else _uncached(reading)
 
@@ -199,29 +195,6 @@ class TransformersEngine:
         if rows > 1:
             held.batch_repeat_interleave(rows)
         return held
-
-    def _write_tokens(self, prompt: Prompt) -> list[int]:
-        if not getattr(self._tokenizer, "chat_template", None):
-            whole = prompt.shared + prompt.own
-            tokens = [*self._start, *(self._encode(whole) if whole else [])]
-            if not tokens:
-                raise PieceError("the prompt is empty")
-            return tokens
-        messages = [{"role": "system", "content": prompt.shared}] if prompt.shared else []
-        messages.append({"role": "user", "content": prompt.own})
-        try:
-            text = self._template(messages)
-        except Exception:  # some templates refuse a system message, each with an error of its own
-            text = self._template([{"role": "user", "content": f"{prompt.shared}\n\n{prompt.own}".strip()}])
-        return self._encode(text)
-
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        # The switch is Qwen's; templates that know none ignore it. Thinking would eat the reply's tokens.
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        )
 
     def _padding(self) -> int:
         for token in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id):

@@ -1,0 +1,3 @@
+"""What vLLM is asked with."""
+
+TokensPrompt = TextPrompt = dict
