@@ -18,7 +18,7 @@ from gecko.evaluate.tasks import open_sets
 from gecko.miner.search import check_search
 from gecko.mixture.load import check_sources
 from gecko.recipe import PREFINETUNED, Recipe, TrainOptions
-from gecko.shards import MARKS, is_run
+from gecko.shards import MARKS, is_run, refuse_url
 from gecko.tabular import SUFFIXES
 from gecko.teacher.wishes import SAME
 from gecko.train.fit import check_adapters, trained_sizes
@@ -49,8 +49,10 @@ def check_run_folder(out: Path) -> None:
     """Refuse to run in a folder where the run's files would replace files that no run wrote.
 
     Raises:
-        UsageError: The folder is not a run and holds something by the name of a run's file, or a foreign model.
+        UsageError: The folder is not a run and holds something by the name of a run's file, or a foreign model; or it
+            is a URL.
     """
+    refuse_url(out)
     there = [name for name in _FILES + _FOLDERS if (out / name).exists()]
     if there and not is_run(out):
         raise UsageError(f"{out} holds a {there[0]} that no run wrote", "choose another --out")

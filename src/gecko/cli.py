@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from gecko.errors import UsageError
-from gecko.shell import AsJson
+from gecko.shell import AsJson, Index, index_argument, index_option
 from gecko.shell import answer as _answer
 from gecko.shell import out_option as _out
 from gecko.shell import say as _say
@@ -39,7 +39,10 @@ MaxUsd = Annotated[
     float | None, typer.Option(help="Stop before the teacher's calls cost more than this, in US dollars.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop before they use more tokens than this, in and out together.")]
-Sources = Annotated[list[str] | None, typer.Option("--corpus", help="File, folder, glob, BEIR folder or stdlib:.")]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--corpus", help="File, folder, glob, BEIR folder, URL (s3://bucket/docs) or stdlib:."),
+]
 
 
 @app.callback()
@@ -280,7 +283,9 @@ def ledger_export(
 @app.command(epilog="Example: gecko corpus handbook/ notes.md --out passages/")
 @_verb
 def corpus(
-    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs, BEIR folders or stdlib:.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Files, folders, globs, BEIR folders, URLs (s3://bucket/docs) or stdlib:.")
+    ],
     out: Annotated[Path, _out("Directory for the passages.")],
     max_tokens: Annotated[int, typer.Option(help="Longest passage.")] = 256,
     as_json: AsJson = False,
@@ -351,7 +356,9 @@ for _job, _example in jobs.VERBS:
 def index(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
     corpus: Annotated[Path, typer.Option(help="Directory of passages, as gecko corpus or a run makes it.")],
-    out: Annotated[Path, _out("Directory of the index; only new passages are encoded.")],
+    out: Annotated[
+        Index, index_option("Directory or URL (s3://bucket/index) of the index; only new passages are encoded.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Index passages for dense, full-text and hybrid search."""
@@ -382,7 +389,7 @@ def soup(
 @app.command(epilog='Example: gecko search index/ "how do I rotate the keys"')
 @_verb
 def search(
-    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
+    index: Annotated[Index, index_argument("Directory of the index, or its URL (s3://bucket/index).")],
     query: Annotated[str, typer.Argument(help="What you look for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 5,
     mode: Annotated[str, typer.Option(help="dense, text or hybrid.")] = "dense",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gecko.errors import GeckoError
+from gecko.remote import AnyFile
 
 _MOST = 250  # characters of a fault
 
@@ -33,7 +34,7 @@ class Line:
     raw: bytes
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: AnyFile) -> Iterator[Line]:
     """Yield every line that is not blank; a byte order mark before the first is passed over.
 
     Raises:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from gecko.errors import GeckoError, UsageError
 from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passage, Quarantined, ScoredText, UnifiedRow
+from gecko.remote import was_url
 
 Row = TypeVar("Row", Passage, GeneratedQuery, FretRow, UnifiedRow)
 
@@ -329,13 +330,25 @@ def to_unified(value: dict[str, Any]) -> UnifiedRow:
     return UnifiedRow(**{**value, "negatives": tuple(value["negatives"]), "candidates": candidates})
 
 
+def refuse_url(folder: Path) -> None:
+    """Refuse to write to an object store: ledgers are locked and vectors mapped into memory where they lie.
+
+    Raises:
+        UsageError: The folder was given as a URL.
+    """
+    if was_url(folder):
+        raise UsageError(f"{folder} is no folder of this machine", "write to a local or shared disk, and copy it there")
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run directory for one process; the lock goes with the process, however it ends.
 
     Raises:
         GeckoError: Another process holds it, or the folder cannot be made.
+        UsageError: It is a URL.
     """
+    refuse_url(run)
     with _writing(run):
         run.mkdir(parents=True, exist_ok=True)
         handle = (run / _LOCK).open("a")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import tempfile
 import traceback
@@ -19,9 +20,14 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from gecko.errors import GeckoError, UsageError
+from gecko.remote import any_file, is_url, was_url
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Typer knows no unions.
+Input = Any  # a Path, or a RemoteFile
+Index = Any  # a Path, or the URL as text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -52,6 +58,32 @@ def out_option(help_text: str, metavar: str = "DIRECTORY") -> Any:  # noqa: ANN4
     return typer.Option(help=help_text, parser=_folder, metavar=metavar)
 
 
+def _index(text: str | Path) -> Path | str:
+    if not str(text).strip():
+        raise typer.BadParameter("the name is empty")
+    return str(text) if is_url(str(text)) else Path(text)
+
+
+def index_option(help_text: str) -> Any:  # noqa: ANN401
+    """Make the option that names an index: a directory, or a URL in an object store."""
+    return typer.Option(help=help_text, parser=_index, metavar="DIRECTORY|URL")
+
+
+def index_argument(help_text: str) -> Any:  # noqa: ANN401
+    """As :func:`index_option`, an argument."""
+    return typer.Argument(help=help_text, parser=_index, metavar="DIRECTORY|URL")
+
+
+def input_option(help_text: str) -> Any:  # noqa: ANN401
+    """Make the option that names a file to read, of this machine or of an object store."""
+    return typer.Option(help=help_text, parser=any_file, metavar="FILE|URL")
+
+
+def input_argument(help_text: str) -> Any:  # noqa: ANN401
+    """As :func:`input_option`, an argument."""
+    return typer.Argument(help=help_text, parser=any_file, metavar="FILE|URL")
+
+
 def verb(function: Callable[P, R]) -> Callable[P, R]:
     """Show a user's error as one line and a hint, and exit with its code."""
 
@@ -60,6 +92,7 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("gecko").setLevel(logging.INFO)
         try:
+            _refuse_urls(kwargs)
             return function(*args, **kwargs)
         except GeckoError as error:
             say(f"gecko: {error.message}")
@@ -80,6 +113,16 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(1) from error
 
     return guarded
+
+
+def _refuse_urls(values: Mapping[str, Any]) -> None:
+    """Name the URL that a verb which reads or writes this machine's files only would take for a path."""
+    for value in values.values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and was_url(path):
+                url = re.sub(":/", "://", str(path), count=1)
+                hint = "copy it here: docs/scale.md says what may lie in an object store"
+                raise UsageError(f"{url} is no path of this machine", hint)
 
 
 def _log() -> str:

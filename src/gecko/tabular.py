@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv as plain_csv
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from gecko.corpus.decode import clean
 from gecko.jsonl import read_lines
+from gecko.remote import AnyFile, RemoteFile
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 _BLOCK = 1 << 22  # bytes of a delimited file read at once; a row must fit in
@@ -19,7 +20,7 @@ Record = dict[str, Any]
 Choose = Callable[[list[str]], Iterable[str]]
 
 
-def read_records(path: Path, choose: Choose | None = None) -> Iterator[Record | str]:
+def read_records(path: AnyFile, choose: Choose | None = None) -> Iterator[Record | str]:
     """Yield each record of a file, or in its place the reason why there is none; all values of CSV and TSV are text.
 
     Args:
@@ -38,7 +39,7 @@ def read_records(path: Path, choose: Choose | None = None) -> Iterator[Record | 
         yield from _delimited(path, "\t" if suffix == ".tsv" else ",")
 
 
-def json_records(path: Path) -> Iterator[Record | str]:
+def json_records(path: AnyFile) -> Iterator[Record | str]:
     """Yield each object of a JSON Lines file, or the reason why there is none in its place."""
     for line in read_lines(path):
         if line.fault:
@@ -47,7 +48,7 @@ def json_records(path: Path) -> Iterator[Record | str]:
             yield line.value if isinstance(line.value, dict) else f"line {line.number} is not a JSON object"
 
 
-def _delimited(path: Path, delimiter: str) -> Iterator[Record | str]:
+def _delimited(path: AnyFile, delimiter: str) -> Iterator[Record | str]:
     """Read CSV with quotes; TSV without, as STS and GLUE are published: there a quote is a character of a text."""
     import pyarrow as pa
     from pyarrow import csv
@@ -61,24 +62,25 @@ def _delimited(path: Path, delimiter: str) -> Iterator[Record | str]:
     with path.open(encoding="utf-8-sig") as lines:
         header = lines.readline().rstrip("\r\n")
     names = next(iter(_header(header, delimiter)), [])
-    reader = csv.open_csv(
-        path,
-        # One thread, so that what is set aside comes in order.
-        read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-        parse_options=csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char=False if delimiter == "\t" else '"',
-            newlines_in_values=delimiter != "\t",
-            invalid_row_handler=set_aside,
-        ),
-        # All as text: what looks like a number in the first block need not in the next.
-        convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in names}),
-    )
-    for batch in reader:
-        yield from batch.to_pylist()
+    with _opened(path) as source:
+        reader = csv.open_csv(
+            source,
+            # One thread, so that what is set aside comes in order.
+            read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+            parse_options=csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char=False if delimiter == "\t" else '"',
+                newlines_in_values=delimiter != "\t",
+                invalid_row_handler=set_aside,
+            ),
+            # All as text: what looks like a number in the first block need not in the next.
+            convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+        )
+        for batch in reader:
+            yield from batch.to_pylist()
+            yield from broken
+            broken.clear()
         yield from broken
-        broken.clear()
-    yield from broken
 
 
 def _header(line: str, delimiter: str) -> Iterable[list[str]]:
@@ -87,14 +89,20 @@ def _header(line: str, delimiter: str) -> Iterable[list[str]]:
     )
 
 
-def _parquet(path: Path, choose: Choose | None) -> Iterator[Record | str]:
+def _parquet(path: AnyFile, choose: Choose | None) -> Iterator[Record | str]:
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(path)
-    there = table.schema_arrow.names
-    wanted = set(choose(there)) if choose else set(there)
-    for batch in table.iter_batches(batch_size=1024, columns=[name for name in there if name in wanted]):
-        yield from batch.to_pylist()
+    with _opened(path) as source:
+        table = pq.ParquetFile(source)
+        there = table.schema_arrow.names
+        wanted = set(choose(there)) if choose else set(there)
+        for batch in table.iter_batches(batch_size=1024, columns=[name for name in there if name in wanted]):
+            yield from batch.to_pylist()
+
+
+def _opened(path: AnyFile) -> AbstractContextManager[Any]:
+    """What pyarrow reads: a path of this machine, which it opens itself, or an open file of an object store."""
+    return path.open("rb") if isinstance(path, RemoteFile) else nullcontext(path)
 
 
 def as_text(value: Any) -> str | None:  # noqa: ANN401

@@ -232,7 +232,7 @@ def test_columns_of_two_corpora_and_an_open_server_are_said(serving, tiny_model,
 
 
 def test_an_object_store_is_no_folder(never_loaded):
-    refused = run(app, ["index", "m", "--corpus", "passages", "--out", "s3://bucket/index"])
+    refused = run(app, ["corpus", "passages", "--out", "s3://bucket/passages"])
     assert refused.exit_code == 2 and "no folder of this machine" in refused.stderr
 
 

@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gecko.errors import GeckoError, UsageError
+from gecko.remote import AnyFile, RemoteFile, check_url, has_file, is_url, list_remote
 
 STDLIB = "stdlib:"
 HUB = "hf://"
 
-# A file's name, size and two times of change (ns).
-FileState = tuple[str, int, int, int]
+# A file's name, size and two times of change (ns); of a file in an object store its URL, size, 0 and version.
+FileState = tuple[str, int, int, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file of the corpus; ``name`` is its path inside the source, and no other file has the same."""
 
-    path: Path
+    path: AnyFile
     name: str
 
 
@@ -32,38 +33,42 @@ def list_files(sources: Sequence[str]) -> list[list[SourceFile]]:
     Links that lead nowhere and other entries that are no files are listed too, so that they can be named.
 
     Raises:
-        UsageError: There is no source, or an empty one.
+        UsageError: There is no source, or an empty one, or a URL that cannot be used.
         GeckoError: A path does not exist or cannot be listed, or all the sources together hold no file.
     """
     if not sources:
         raise UsageError("no corpus was named", "give --corpus PATH, or corpus.sources in the recipe")
     if not all(source.strip() for source in sources):
         raise UsageError("a corpus source is an empty string", "give a path; is a shell variable unset?")
-    listing = [[] if _is_remote(source) else _expand(source) for source in sources]
-    if not any(listing) and not any(map(_is_remote, sources)):
+    listing = [[] if _is_named(source) else _expand(source) for source in sources]
+    if not any(listing) and not any(map(_is_named, sources)):
         raise GeckoError(f"the corpus is empty: no file in {', '.join(sources)}", "name a folder that holds text")
     return _tell_apart(listing)
 
 
-def file_state(path: Path, name: str) -> FileState:
+def file_state(path: AnyFile, name: str) -> FileState:
     """What tells whether a file was changed; of a link that leads nowhere, the link's own state.
 
     The second time is that of the inode, which a tool that restores the first cannot set back.
     """
+    if isinstance(path, RemoteFile):
+        return name, path.size or 0, 0, path.version
     facts = path.stat() if path.exists() else path.lstat()
     return name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
-def printable(path: str | Path) -> str:
+def printable(path: str | AnyFile) -> str:
     r"""Write a path as text; a byte of its name that is not UTF-8, which no table can hold, becomes ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
 
 
-def _is_remote(source: str) -> bool:
+def _is_named(source: str) -> bool:
     return source == STDLIB or source.startswith(HUB)
 
 
 def _expand(source: str) -> list[SourceFile]:
+    if is_url(source):
+        return _expand_remote(source)
     root = Path(source)
     try:
         if root.is_dir():
@@ -81,6 +86,14 @@ def _expand(source: str) -> list[SourceFile]:
     if not files:
         raise GeckoError(f"no file at {printable(source)}", "check the path; a glob needs quotes in a shell")
     return files
+
+
+def _expand_remote(url: str) -> list[SourceFile]:
+    """As :func:`_expand`, of a URL."""
+    check_url(url)
+    corpus = f"{url.rstrip('/')}/corpus.jsonl"
+    found, folder = list_remote(corpus if has_file(corpus) else url)
+    return [SourceFile(file, name if folder else file.name) for name, file in found.items()]
 
 
 def _walk(root: Path) -> list[Path]:
@@ -119,4 +132,6 @@ def _tell_apart(listing: list[list[SourceFile]]) -> list[list[SourceFile]]:
 
 
 def _absolute(file: SourceFile) -> str:
+    if isinstance(file.path, RemoteFile):
+        return f"/{file.path.url}"  # no file of this machine lies in /s3:
     return os.path.abspath(file.path)  # noqa: PTH100  (Path.absolute keeps "..", Path.resolve follows links)

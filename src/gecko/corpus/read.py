@@ -1,13 +1,14 @@
 """Text in, whatever its container: files, folders, globs, BEIR folders, the interpreter's documentation, Hub datasets.
 
-Readers stream: one line, one file or one record batch is in memory at a time.
+Files may lie in an object store. Readers stream: one line, one file or one record batch is in memory at a time.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,14 @@ from gecko.corpus.rows import read_csv, read_hub, read_jsonl, read_parquet
 from gecko.corpus.stdlib import read_stdlib
 from gecko.errors import GeckoError
 from gecko.records import Document, Quarantined
+from gecko.remote import AnyFile, RemoteFile
 
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".markdown", ".html", ".htm"})
 RECORD_SUFFIXES = frozenset({".jsonl", ".csv", ".parquet"})
+
+# Texts of an object store fetched before their turn, as a request takes longer than reading what it brings.
+_AHEAD = 16
+_SMALL = 1 << 20  # bytes
 
 
 def read_sources(sources: Sequence[str]) -> Iterator[Document | Quarantined]:
@@ -30,7 +36,8 @@ def read_sources(sources: Sequence[str]) -> Iterator[Document | Quarantined]:
 
     Args:
         sources: Files, folders (read recursively, in sorted order), globs, BEIR folders (only their ``corpus.jsonl`` is
-            read: queries and judgements are never corpus), ``stdlib:`` or ``hf://dataset[:split]``.
+            read: queries and judgements are never corpus), of this machine or of an object store (``s3://bucket/docs``),
+            ``stdlib:`` or ``hf://dataset[:split]``.
 
     Returns:
         Documents, and what could not be read with the reason. An id that was used before in the same file is
@@ -96,14 +103,32 @@ def _read_source(source: str, files: list[SourceFile]) -> Iterator[Document | Qu
         yield from read_stdlib()
     elif source.startswith(HUB):
         yield from read_hub(source)
-    for file in files:
-        yield from _read_file(file.path, file.name)
+    for file, fetch in _in_turn(files):
+        yield from _read_file(file.path, file.name, fetch)
 
 
-def _read_file(path: Path, name: str) -> Iterator[Document | Quarantined]:
+def _in_turn(files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, Callable[[], bytes]]]:
+    """Yield each file with what gets all of its bytes; those of small remote texts are under way by then."""
+    waiting: deque[tuple[SourceFile, Callable[[], bytes]]] = deque()
+    pool = ThreadPoolExecutor(_AHEAD)
+    try:
+        for file in files:
+            path = file.path
+            ahead = isinstance(path, RemoteFile) and path.size is not None and path.size < _SMALL
+            ahead &= Path(file.name).suffix.lower() in TEXT_SUFFIXES
+            waiting.append((file, pool.submit(path.read_bytes).result if ahead else path.read_bytes))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read_file(path: AnyFile, name: str, fetch: Callable[[], bytes]) -> Iterator[Document | Quarantined]:
     suffix = Path(name).suffix.lower()
     try:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             yield Quarantined("corpus", name, _what_it_is(path), "")
         elif suffix == ".jsonl":
             yield from read_jsonl(path, name)
@@ -112,7 +137,7 @@ def _read_file(path: Path, name: str) -> Iterator[Document | Quarantined]:
         elif suffix == ".parquet":
             yield from read_parquet(path, name)
         elif suffix in TEXT_SUFFIXES:
-            yield _read_text(path, name)
+            yield _read_text(fetch(), name)
         else:
             yield Quarantined("corpus", name, f"not a kind of file that is read: {suffix or 'no suffix'}", "")
     except OSError as error:
@@ -127,8 +152,7 @@ def _what_it_is(path: Path) -> str:
     return "a link that leads nowhere" if path.is_symlink() else "not a regular file"
 
 
-def _read_text(path: Path, name: str) -> Document | Quarantined:
-    raw = path.read_bytes()
+def _read_text(raw: bytes, name: str) -> Document | Quarantined:
     try:
         text = decode(raw)
     except UnicodeError as error:

@@ -10,21 +10,21 @@ import io
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from gecko.corpus.decode import BROKEN, clean, legacy_encodings, unicode_encoding
 from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
 from gecko.jsonl import read_lines
 from gecko.records import Document, Quarantined
+from gecko.remote import AnyFile
 
 _TEXT_FIELDS = ("text", "contents", "body", "passage")
 _ID_FIELDS = ("_id", "id")
 _FIELDS = frozenset({*_TEXT_FIELDS, *_ID_FIELDS, "title"})
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[Document | Quarantined]:
+def read_jsonl(path: AnyFile, name: str) -> Iterator[Document | Quarantined]:
     """Read one document a line."""
     for line in read_lines(path):
         where = f"{name}#{line.number}"
@@ -35,10 +35,10 @@ def read_jsonl(path: Path, name: str) -> Iterator[Document | Quarantined]:
         )
 
 
-def read_csv(path: Path, name: str) -> Iterator[Document | Quarantined]:
+def read_csv(path: AnyFile, name: str) -> Iterator[Document | Quarantined]:
     """Read one document a row; the first line names the columns, and the delimiter is the one that finds the text."""
     csv.field_size_limit(sys.maxsize)
-    with path.open("rb") as raw:
+    with cast("BinaryIO", path.open("rb")) as raw:
         encoding = unicode_encoding(raw) or next(iter(legacy_encodings(raw)), None)
         if encoding is None:
             yield Quarantined("corpus", name, "binary, or in no known encoding", "")
@@ -59,7 +59,7 @@ def read_csv(path: Path, name: str) -> Iterator[Document | Quarantined]:
             yield Quarantined("corpus", name, f"not CSV from row {number} on: {error}", "")
 
 
-def read_parquet(path: Path, name: str) -> Iterator[Document | Quarantined]:
+def read_parquet(path: AnyFile, name: str) -> Iterator[Document | Quarantined]:
     """Read one document a row; other columns than id, title and text are not touched."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -10,6 +10,7 @@ from typing import Any
 
 from gecko.errors import GeckoError, UsageError, reason
 from gecko.mixture.format import render_passage
+from gecko.remote import AnyFile
 from gecko.shards import read_rows, to_passage
 from gecko.tabular import SUFFIXES, Record, as_label, as_text, read_records
 
@@ -65,20 +66,20 @@ class Items:
     left: Counter[str] = field(default_factory=Counter)
     columns: dict[str, str] = field(default_factory=dict)
 
-    def said(self, place: Path) -> str:
+    def said(self, place: AnyFile) -> str:
         """What was read and what was not, in a line."""
         counts = "".join(f", {count:,} {why}" for why, count in sorted(self.left.items()))
         named = ", ".join(f"{role} from {name}" for role, name in self.columns.items())
         return f"{place}: {len(self.items):,} texts{counts}{f' ({named})' if named else ''}"
 
 
-def read_items(place: Path, columns: Columns = Columns(), *, wanted: Sequence[str] = ()) -> Items:
+def read_items(place: AnyFile, columns: Columns = Columns(), *, wanted: Sequence[str] = ()) -> Items:
     """Read texts.
 
     A row without text, one that cannot be read, and one whose id came before are left out and counted.
 
     Args:
-        place: A table, a text file of one text a line, or a folder of passages.
+        place: A table or a text file of one text a line, of this machine or an object store; or a folder of passages.
         columns: Which column holds what.
         wanted: Roles, beside the text, that the file must have a column for, such as ``label``.
 
@@ -89,7 +90,7 @@ def read_items(place: Path, columns: Columns = Columns(), *, wanted: Sequence[st
 
     found = Items()
     try:
-        rows = _passages(place) if place.is_dir() else _rows(place, columns, found, wanted)
+        rows = _passages(place) if isinstance(place, Path) and place.is_dir() else _rows(place, columns, found, wanted)
         seen: set[str] = set()
         for number, row in enumerate(rows, start=1):
             if isinstance(row, str):
@@ -116,7 +117,7 @@ def _passages(place: Path) -> Iterator[Item]:
         yield Item(passage.passage_id, passage.title, passage.text)
 
 
-def _rows(place: Path, columns: Columns, found: Items, wanted: Sequence[str]) -> Iterator[Item | str]:
+def _rows(place: AnyFile, columns: Columns, found: Items, wanted: Sequence[str]) -> Iterator[Item | str]:
     if place.suffix.lower() not in SUFFIXES:
         if wanted:
             raise GeckoError(f"{place} has no columns, and a {wanted[0]} is needed", "give a table")
@@ -143,7 +144,7 @@ def _rows(place: Path, columns: Columns, found: Items, wanted: Sequence[str]) ->
         )
 
 
-def _choose(place: Path, record: Record, columns: Columns, wanted: Sequence[str]) -> dict[str, str]:
+def _choose(place: AnyFile, record: Record, columns: Columns, wanted: Sequence[str]) -> dict[str, str]:
     """The column of each role, by the user's word or a usual name."""
     there = ", ".join(map(str, record))
     chosen: dict[str, str] = {}

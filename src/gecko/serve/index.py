@@ -1,4 +1,4 @@
-"""Make a folder that can be searched: vectors and full text in LanceDB (embedded), extended when the corpus grows."""
+"""Make an index that can be searched: vectors and full text in LanceDB (embedded), extended when the corpus grows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from gecko.embedder.open import lasting_name
 from gecko.errors import GeckoError, UsageError
 from gecko.records import Passage
-from gecko.serve.store import FACTS, TABLE, TextEncoder, facts_of, intact
-from gecko.shards import locked, write_json
+from gecko.serve.places import TABLE, IndexPlace, index_place
+from gecko.serve.store import TextEncoder, facts_of, intact
 
 logger = logging.getLogger(__name__)
 
 _REMOVED_AT_ONCE = 1000
 
 
-def build_index(embedder: TextEncoder, passages: Iterable[Passage], out: Path, *, batch_size: int = 512) -> int:
+def build_index(embedder: TextEncoder, passages: Iterable[Passage], out: Path | str, *, batch_size: int = 512) -> int:
     """Make the index hold the passages given and no others; those it holds already are not encoded again.
 
     A passage is known by its content hash. Where the model of that name has other weights than before, all are encoded
@@ -30,7 +30,7 @@ def build_index(embedder: TextEncoder, passages: Iterable[Passage], out: Path, *
     Args:
         embedder: The model that queries will be encoded with.
         passages: The whole corpus, streamed.
-        out: Directory of the index.
+        out: Directory of the index, or a URL such as ``s3://bucket/index``.
         batch_size: Passages encoded and written at a time.
 
     Returns:
@@ -44,57 +44,58 @@ def build_index(embedder: TextEncoder, passages: Iterable[Passage], out: Path, *
     first = next(stream, None)
     if first is None:
         raise GeckoError("there is no passage to index", "is the corpus folder the right one?")
-    with locked(out):
-        table, facts = _prepare(embedder, out)
-        with intact(out):
+    place = index_place(out)
+    with place.locked():
+        table, facts = _prepare(embedder, place)
+        with intact(place):
             held = set() if table is None else _ids(table)
         seen: set[str] = set()
         added = 0
         for batch in _batches(_unknown(itertools.chain([first], stream), held, seen), batch_size):
             vectors = embedder.encode_passages([(passage.title, passage.text) for passage in batch])
             rows = [_row(passage, vector) for passage, vector in zip(batch, vectors, strict=True)]
-            with intact(out):
-                table = _add(out, table, rows)
+            with intact(place):
+                table = _add(place, table, rows)
             added += len(rows)
         removed = sorted(held - seen)
-        with intact(out):
+        with intact(place):
             _remove(table, removed)
             if added or removed or not facts["complete"]:
                 table.create_fts_index("searched", replace=True)
-            write_json(out / FACTS, {**facts, "passages": table.count_rows(), "complete": True})
+            place.write_facts({**facts, "passages": table.count_rows(), "complete": True})
     if removed:
         logger.info("%d passages that are no longer in the corpus were removed from %s", len(removed), out)
     return added
 
 
-def _prepare(embedder: TextEncoder, out: Path) -> tuple[Any, dict[str, Any]]:
+def _prepare(embedder: TextEncoder, place: IndexPlace) -> tuple[Any, dict[str, Any]]:
     """Open the table to extend it, or None where it starts anew; the facts are those to write at the end.
 
     The order of the steps is what makes a kill harmless: vectors of other weights are gone before index.json names the
     new ones, and index.json says that the index is not complete before anything is added.
     """
-    import lancedb
-
     name = lasting_name(embedder.path)
     facts = {"model": name, "weights": embedder.fingerprint, "origin": embedder.origin, "dim": embedder.dim}
     facts |= {"passages": 0, "complete": False}
-    before = facts_of(out)
-    if before is None and (out / f"{TABLE}.lance").exists():
-        raise UsageError(f"{out} holds a table of passages that no index of gecko made", "choose another --out")
+    before = facts_of(place)
+    with intact(place):
+        there = place.holds_table()
+    if before is None and there:
+        raise UsageError(f"{place} holds a table of passages that no index of gecko made", "choose another --out")
     same = before is not None and (before.get("weights"), before["dim"]) == (facts["weights"], facts["dim"])
     if before is not None and not same:
         if lasting_name(before["model"]) != name:
-            raise GeckoError(f"{out} was made with the model {before['model']}", "choose another --out, or delete it")
-        logger.info("%s is not what it was when %s was made: every passage is encoded again", name, out)
-    with intact(out):
-        database: Any = lancedb.connect(out)
-        if same and (out / f"{TABLE}.lance").is_dir():
+            raise GeckoError(f"{place} was made with the model {before['model']}", "choose another --out, or delete it")
+        logger.info("%s is not what it was when %s was made: every passage is encoded again", name, place)
+    with intact(place):
+        database = place.connect()
+        if same and there:
             table = database.open_table(TABLE)
             facts["complete"] = bool(before and before.get("complete"))
         else:
             database.drop_table(TABLE, ignore_missing=True)
             table = None
-    write_json(out / FACTS, {**facts, "complete": False})
+        place.write_facts({**facts, "complete": False})
     return table, facts
 
 
@@ -112,11 +113,9 @@ def _ids(table: Any) -> set[str]:  # noqa: ANN401
     return {passage_id for batch in batches for passage_id in batch.column("passage_id").to_pylist()}
 
 
-def _add(out: Path, table: Any, rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
-    import lancedb
-
+def _add(place: IndexPlace, table: Any, rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
     if table is None:
-        return lancedb.connect(out).create_table(TABLE, rows)
+        return place.connect().create_table(TABLE, rows)
     table.add(rows)
     return table
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from gecko.corpus.decode import clean
 from gecko.errors import GeckoError, UsageError
-from gecko.serve.store import AGAIN, FACTS, TABLE, TextEncoder, facts_of, intact
+from gecko.serve.places import AGAIN, TABLE, index_place
+from gecko.serve.store import TextEncoder, facts_of, intact
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +45,14 @@ class SearchIndex:
     """An index that is open; where it is made anew meanwhile, the next search sees the new one.
 
     Args:
-        folder: Directory of the index.
+        folder: Directory of the index, or its URL in an object store.
 
     Raises:
         GeckoError: There is no index, or it is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self.place = index_place(folder)
         self._lock = threading.Lock()
         self._open()
 
@@ -68,7 +69,7 @@ class SearchIndex:
     @property
     def size(self) -> int:
         """Passages in it."""
-        with intact(self.folder):
+        with intact(self.place):
             return int(self._table.count_rows())
 
     @property
@@ -84,11 +85,11 @@ class SearchIndex:
         """
         made_with = self._facts.get("origin", self._facts.get("weights"))
         if (embedder.origin, embedder.dim) != (made_with, self._facts["dim"]):
-            raise GeckoError(f"{embedder.path} is not the model that made the index in {self.folder}", AGAIN)
+            raise GeckoError(f"{embedder.path} is not the model that made the index in {self.place}", AGAIN)
 
     def passages(self) -> Iterator[dict[str, str]]:
         """Stream all passages: passage_id, source_id, title, text, source and lang."""
-        with intact(self.folder):
+        with intact(self.place):
             for batch in self._table.search().select(_SHOWN).to_batches():
                 yield from batch.to_pylist()
 
@@ -122,7 +123,7 @@ class SearchIndex:
         table = self._current()
         depth = k if mode != "hybrid" else max(50, k)
         rankings = []
-        with intact(self.folder):
+        with intact(self.place):
             if mode != "text":
                 if vector is None:
                     raise ValueError("a search by meaning takes a vector")
@@ -139,42 +140,35 @@ class SearchIndex:
         ]
 
     def _open(self) -> None:
-        import lancedb
-
-        stamp = self._stamp()
-        facts = facts_of(self.folder)
+        with intact(self.place):
+            stamp = self.place.stamp()
+        facts = facts_of(self.place)
         if facts is None:
-            raise GeckoError(
-                f"no index in {self.folder}", "make one: gecko index MODEL --corpus passages/ --out index/"
-            )
-        with intact(self.folder):
-            self._table: Any = lancedb.connect(self.folder).open_table(TABLE)
+            raise GeckoError(f"no index in {self.place}", "make one: gecko index MODEL --corpus passages/ --out index/")
+        with intact(self.place):
+            self._table: Any = self.place.connect().open_table(TABLE)
         self._facts, self._seen = facts, stamp
-
-    def _stamp(self) -> int:
-        try:
-            return (self.folder / FACTS).stat().st_mtime_ns
-        except OSError:
-            return 0
 
     def _current(self) -> Any:  # noqa: ANN401
         """The table as it was last finished: one that is being made is looked at when it is complete."""
         with self._lock:
-            if self._stamp() == self._seen:
+            with intact(self.place):
+                unchanged = self.place.stamp() == self._seen
+            if unchanged:
                 return self._table
-            facts = facts_of(self.folder)
+            facts = facts_of(self.place)
             if facts is not None and facts.get("complete"):
                 before = self._facts.get("weights"), self._facts["dim"]
                 if (facts.get("weights"), facts["dim"]) != before:
                     raise GeckoError(
-                        f"the index in {self.folder} was made anew with another model", "start gecko serve again"
+                        f"the index in {self.place} was made anew with another model", "start gecko serve again"
                     )
                 self._open()
             return self._table
 
 
 def search_index(
-    out: Path,
+    out: Path | str,
     query: str,
     *,
     k: int = 10,
@@ -186,7 +180,7 @@ def search_index(
     """Search an index once.
 
     Args:
-        out: Directory of the index.
+        out: Directory of the index, or its URL in an object store.
         query: What is looked for; any text, no query syntax.
         k: How many hits, at most 10,000.
         mode: ``dense``, ``text`` (BM25) or ``hybrid`` (both, fused by reciprocal rank).

@@ -35,8 +35,8 @@ class ServeOptions:
     Attributes:
         model: A path, a Hub id or all-MiniLM-L6-v2.
         name: What requests call it; by default the name of its folder, or of the run whose model it is.
-        index: Folder of its index; adds search and the page.
-        base: Folder of the base model's index, for the page's other column.
+        index: Folder or URL of its index; adds search and the page.
+        base: Folder or URL of the base model's index, for the page's other column.
         judged: Folder of the judged set that thumbs go to.
         host, port: Where it listens; port 0 takes a free one.
         batch: Texts of a forward call at most.
@@ -48,8 +48,8 @@ class ServeOptions:
 
     model: str
     name: str | None = None
-    index: Path | None = None
-    base: Path | None = None
+    index: Path | str | None = None
+    base: Path | str | None = None
     judged: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
@@ -199,13 +199,13 @@ def _thumbs(options: ServeOptions, index: SearchIndex | None, base: SearchIndex 
 
     if options.judged is None or index is None:
         return None
-    corpus = str(index.folder.resolve())
+    corpus = index.place.lasting
     settings = Settings(corpus, (lasting_name(options.model),), base.model if base else None)
     rows = ({"_id": p["passage_id"], "title": p["title"], "text": p["text"]} for p in index.passages())
     return Thumbs(options.judged, settings, rows)
 
 
-def _open_index(folder: Path | None) -> SearchIndex | None:
+def _open_index(folder: Path | str | None) -> SearchIndex | None:
     if folder is None:
         return None
     index = SearchIndex(folder)

@@ -1,23 +1,20 @@
-"""What building and searching an index share: its folder, and what index.json says of it."""
+"""What building and searching an index share: what is written of it, and how its damage is told."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gecko.errors import GeckoError, reason
-from gecko.shards import read_json
+from gecko.errors import GeckoError
+from gecko.serve.places import AGAIN, FACTS, TABLE, IndexPlace
 
 logger = logging.getLogger(__name__)
 
-TABLE = "passages"
-FACTS = "index.json"
-AGAIN = "index again: gecko index MODEL --corpus passages/ --out index/ (delete the folder first where it is damaged)"
+__all__ = ["AGAIN", "TABLE", "TextEncoder", "facts_of", "intact"]
 
 
 class TextEncoder(Protocol):
@@ -45,23 +42,23 @@ class TextEncoder(Protocol):
         ...
 
 
-def facts_of(out: Path) -> dict[str, Any] | None:
+def facts_of(place: IndexPlace) -> dict[str, Any] | None:
     """What index.json says: model, weights, dim; None where there is no index."""
-    facts = read_json(out / FACTS)
+    with intact(place):
+        facts = place.facts()
     known = isinstance(facts, dict) and isinstance(facts.get("model"), str) and isinstance(facts.get("dim"), int)
     if facts is not None and not known:
-        raise GeckoError(f"{out / FACTS} is damaged", AGAIN)
+        raise GeckoError(f"{place}/{FACTS} is damaged", AGAIN)
     return cast("dict[str, Any] | None", facts)
 
 
 @contextmanager
-def intact(out: Path) -> Iterator[None]:
+def intact(place: IndexPlace) -> Iterator[None]:
     """Tell what goes wrong inside LanceDB as the user's index being damaged; it has no error class of its own."""
     try:
         yield
     except GeckoError:
         raise
     except Exception as error:
-        logger.debug("%s", out, exc_info=True)
-        said = reason(error)[:120]
-        raise GeckoError(f"the index in {out} is damaged or cannot be written: {said}", AGAIN) from error
+        logger.debug("%s", place, exc_info=True)
+        raise place.trouble(error) from error

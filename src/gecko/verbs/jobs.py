@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gecko.errors import UsageError
-from gecko.shell import AsJson, answer, out_option, say, verb
+from gecko.shell import AsJson, Input, answer, input_argument, input_option, out_option, say, verb
 from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn
 
 SIMILAR = "Example: gecko similar runs/docs/model --items products.jsonl --to 4711 --diversity 0.3 --out similar/"
@@ -22,7 +22,7 @@ _SHOWN_LISTS = 200  # on the page
 @verb
 def similar(
     model: Model,
-    items: Annotated[Path, typer.Option(help="Table, text file of one a line, or folder of passages.")],
+    items: Annotated[Input, input_option("Table or text file of one a line, also by URL; or folder of passages.")],
     out: Annotated[Path, out_option("Directory for similar.jsonl and similar.html.")],
     to: Annotated[
         list[str] | None, typer.Option(help="Id of an item, or any text; repeat for several. Default: every item.")
@@ -110,9 +110,9 @@ def similar(
 def classify(
     out: Annotated[Path, out_option("Directory of the head; with it alone --texts are put into its classes.")],
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2; default: the head's.")] = "",
-    labelled: Annotated[Path | None, typer.Option(help="Table of texts with their labels, to learn from.")] = None,
+    labelled: Annotated[Input, input_option("Table of texts with their labels, to learn from, also by URL.")] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Texts to put into classes: a table, a text file, a folder of passages.")
+        Input, input_option("Texts to put into classes: a table or text file, also by URL; or a folder of passages.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="Also say what this model would do on the same texts.")] = None,
     text: TextColumn = "",
@@ -164,8 +164,8 @@ def classify(
 @verb
 def match(
     model: Model,
-    left: Annotated[Path, typer.Argument(help="Sentences: a text file of one a line, or a table.")],
-    right: Annotated[Path, typer.Argument(help="Sentences of the other language.")],
+    left: Annotated[Input, input_argument("Sentences: a text file of one a line, or a table, also by URL.")],
+    right: Annotated[Input, input_argument("Sentences of the other language.")],
     out: Annotated[Path, out_option("JSON Lines file for the pairs.", "FILE")],
     margin: Annotated[float, typer.Option(min=0, help="Smallest margin of a pair; more is surer and fewer.")] = 1.06,
     text: TextColumn = "",

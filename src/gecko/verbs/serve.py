@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gecko.serve.precision import Precision
-from gecko.shell import say, verb
+from gecko.shell import Index, index_option, say, verb
 
 EXAMPLE = (
     "Example: gecko serve runs/docs/model;  "
@@ -21,10 +21,10 @@ EXAMPLE = (
 def serve(
     model: Annotated[str, typer.Argument(help="Path, Hub id or all-MiniLM-L6-v2.")],
     index: Annotated[
-        Path | None, typer.Option(help="Index of this model (gecko index): adds /search and a page at /.")
+        Index, index_option("Index of this model (gecko index), a directory or URL: adds /search and a page at /.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="Index of the base model over the same passages: the page's other column.")
+        Index, index_option("Index of the base model over the same passages: the page's other column.")
     ] = None,
     judged: Annotated[
         Path | None,

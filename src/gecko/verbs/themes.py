@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gecko.shell import AsJson, answer, out_option, say, teacher_settings, verb
+from gecko.shell import AsJson, Input, answer, input_option, out_option, say, teacher_settings, verb
 from gecko.verbs.texts import Dim, IdColumn, Model, TextColumn, TitleColumn
 
 EXAMPLE = "Example: gecko themes runs/docs/model --texts feedback.csv --time created --out themes/"
@@ -18,7 +18,7 @@ _EXAMPLES = 8  # texts of a theme, on the page
 @verb
 def themes(
     model: Model,
-    texts: Annotated[Path, typer.Option(help="Table, text file of one a line, or folder of passages.")],
+    texts: Annotated[Input, input_option("Table or text file of one a line, also by URL; or folder of passages.")],
     out: Annotated[Path, out_option("Directory for themes.html, themes.json and texts.jsonl.")],
     smallest: Annotated[int | None, typer.Option(min=2, help="Texts of a theme at least; default: one in 150.")] = None,
     text: TextColumn = "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gecko.corpus.files import HUB
 from gecko.errors import GeckoError
 from gecko.mixture.options import OPTIONAL_ROLES, ROLES, SourceOptions
 from gecko.records import Quarantined
+from gecko.remote import AnyFile, is_url, list_remote
 from gecko.tabular import SHOWN, SUFFIXES, as_label, as_score, as_text, as_texts, read_records
 
 
@@ -60,14 +62,18 @@ def check_columns(options: SourceOptions) -> None:
         next((item for item in read_items(options) if isinstance(item, Item)), None)
 
 
-def source_files(options: SourceOptions) -> list[Path]:
+def source_files(options: SourceOptions) -> list[AnyFile]:
     """List the files of a split: the file that is named, or those in the folder; none of a data set on the Hub.
+
+    The folder may be one of an object store.
 
     Raises:
         GeckoError: There are none.
     """
     if options.path.startswith(HUB):
         return []
+    if is_url(options.path):
+        return _remote_files(options)
     place = Path(options.path)
     if place.is_file():
         if place.suffix.lower() not in SUFFIXES:
@@ -75,13 +81,38 @@ def source_files(options: SourceOptions) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise trouble(options, f"no file or folder at {place}", "a data set on the Hub is hf://OWNER/NAME")
-    for suffix in SUFFIXES:
-        for pattern in (f"{options.split}{suffix}", f"{options.split}-*{suffix}", f"data/{options.split}-*{suffix}"):
-            if files := sorted(place.glob(pattern)):
-                return files
-    there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none"
-    raise trouble(
-        options, f"{place} has no file of split {options.split!r} ({there})", "name the file, or another split"
+    for pattern in _patterns(options.split):
+        if files := sorted(place.glob(pattern)):
+            return list(files)
+    raise _no_split(options, [path.name for path in place.iterdir()])
+
+
+def _remote_files(options: SourceOptions) -> list[AnyFile]:
+    try:
+        found, folder = list_remote(options.path)
+    except GeckoError as error:
+        raise trouble(options, error.message, error.hint) from error
+    if folder:
+        for pattern in _patterns(options.split):
+            # A stroke in the name is one of the pattern, as pathlib has it.
+            matched = [name for name in found if fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")]
+            if matched:
+                return [found[name] for name in matched]
+        raise _no_split(options, [name for name in found if "/" not in name])
+    if unread := next((name for name, file in found.items() if file.suffix.lower() not in SUFFIXES), None):
+        raise trouble(options, f"{unread} is not a kind of file that is read", f"readable are {' '.join(SUFFIXES)}")
+    return list(found.values())
+
+
+def _patterns(split: str) -> list[str]:
+    """The names that the files of a split may have, the first that are there count."""
+    return [f"{start}{suffix}" for suffix in SUFFIXES for start in (split, f"{split}-*", f"data/{split}-*")]
+
+
+def _no_split(options: SourceOptions, names: list[str]) -> GeckoError:
+    there = ", ".join(sorted(name for name in names if name.endswith(SUFFIXES))) or "none"
+    return trouble(
+        options, f"{options.path} has no file of split {options.split!r} ({there})", "name the file, or another split"
     )
 
 

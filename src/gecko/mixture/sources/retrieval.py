@@ -15,6 +15,8 @@ from gecko.evaluate.beir import BeirSet, beir_files, load_beir
 from gecko.miner.exact import top_k
 from gecko.mixture.options import SourceOptions
 from gecko.mixture.sources.make import Draft, RowMaker, Titled
+from gecko.mixture.sources.read import trouble
+from gecko.remote import is_url
 from gecko.tabular import json_records
 
 _NEIGHBOURS = 100  # looked through for negatives, beside the known positives
@@ -42,7 +44,13 @@ class _Judged:
 
 
 def retrieval_files(options: SourceOptions) -> list[Path]:
-    """List the files that a BEIR folder's split is read from; they need not be there."""
+    """List the files that a BEIR folder's split is read from; they need not be there.
+
+    Raises:
+        GeckoError: The folder is a URL.
+    """
+    if is_url(options.path) and not options.path.startswith(HUB):
+        raise trouble(options, f"{options.path} is no folder of this machine", "retrieval reads BEIR folders: copy it")
     return [*beir_files(Path(options.path), options.split), *_rerankings(options)]
 
 
