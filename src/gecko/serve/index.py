@@ -88,14 +88,21 @@ def _prepare(embedder: TextEncoder, out: Path) -> tuple[Any, dict[str, Any]]:
         logger.info("%s is not what it was when %s was made: every passage is encoded again", name, out)
     with intact(out):
         database: Any = lancedb.connect(out)
-        if same and (out / f"{TABLE}.lance").is_dir():
-            table = database.open_table(TABLE)
-            facts["complete"] = bool(before and before.get("complete"))
-        else:
+        table = _opened(database) if same else None
+        if table is None:
             database.drop_table(TABLE, ignore_missing=True)
-            table = None
+        else:
+            facts["complete"] = bool(before and before.get("complete"))
     write_json(out / FACTS, {**facts, "complete": False})
     return table, facts
+
+
+def _opened(database: Any) -> Any:  # noqa: ANN401
+    """The table; None where it is not there, or its first rows never got to the disk."""
+    try:
+        return database.open_table(TABLE)
+    except ValueError:  # LanceDB's for both
+        return None
 
 
 def _unknown(passages: Iterable[Passage], held: set[str], seen: set[str]) -> Iterator[Passage]:

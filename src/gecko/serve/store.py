@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gecko.errors import GeckoError, reason
+from gecko.errors import GeckoError, cannot_write, reason, system_error
 from gecko.shards import read_json
 
 logger = logging.getLogger(__name__)
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 
 TABLE = "passages"
 FACTS = "index.json"
@@ -56,12 +59,13 @@ def facts_of(out: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def intact(out: Path) -> Iterator[None]:
-    """Tell what goes wrong inside LanceDB as the user's index being damaged; it has no error class of its own."""
+    """Tell what goes wrong inside LanceDB as a full disk or a damaged index; it has no error class of its own."""
     try:
         yield
     except GeckoError:
         raise
     except Exception as error:
         logger.debug("%s", out, exc_info=True)
-        said = reason(error)[:120]
-        raise GeckoError(f"the index in {out} is damaged or cannot be written: {said}", AGAIN) from error
+        if system_error(error) in _UNWRITABLE:
+            raise cannot_write(out, error) from error
+        raise GeckoError(f"the index in {out} is damaged: {reason(error)[:120]}", AGAIN) from error
