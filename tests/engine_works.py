@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Square:
 
 @dataclass(frozen=True)
 class Failing:
-    """Fails on one number as a user's mistake or a bug does."""
+    """Fails on one number as a user's mistake, a bug or full memory does."""
 
     number: int
     kind: str = "mistake"
@@ -42,7 +43,7 @@ class Failing:
             if number == self.number and self.kind == "mistake":
                 raise UsageError(f"no {number} please", "leave it out")
             if number == self.number:
-                raise ZeroDivisionError("a bug")
+                raise MemoryError("no room") if self.kind == "memory" else ZeroDivisionError("a bug")
             return number
 
         return run
@@ -50,7 +51,9 @@ class Failing:
 
 @dataclass(frozen=True)
 class Dying:
-    """Kills the process that works: at its second batch once, as told by a file, or at every batch."""
+    """Kills the process that works, as the system does where memory runs out: at its second batch once, as told by a
+    file, or at every batch.
+    """
 
     work: Any
     flag: Path | None = None
@@ -64,12 +67,12 @@ class Dying:
             done += 1
             if os.getpid() != self.home and (self.flag is None or done == 2):
                 if self.flag is None:
-                    os._exit(1)
+                    os.kill(os.getpid(), signal.SIGKILL)
                 try:
                     self.flag.open("x").close()
                 except FileExistsError:
                     return function(batch)
-                os._exit(1)
+                os.kill(os.getpid(), signal.SIGKILL)
             return function(batch)
 
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import subprocess
 import sys
@@ -374,5 +375,47 @@ def _environment() -> dict[str, str]:
 
 def test_a_run_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(GeckoError, match="cannot write to"), shards.locked(tmp_path / "file"):
+    with pytest.raises(GeckoError, match="cannot write"), shards.locked(tmp_path / "file"):
         pass
+
+
+def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
+    rows = [Passage(f"p{i}", f"s{i}", "", f"the road {i * 7919} to the house", "src", "en") for i in range(100)]
+    shards.write_stage(tmp_path, rows, PASSAGES)
+    shard = tmp_path / "part-00000.parquet"
+    raw = shard.read_bytes()
+    unnoticed = []
+    for place in range(0, len(raw), 11):
+        changed = bytearray(raw)
+        changed[place] ^= 4
+        shard.write_bytes(changed)
+        try:
+            unnoticed.append(list(shards.read_rows(tmp_path, shards.to_passage)) != rows)
+        except GeckoError as error:
+            assert "damaged" in error.message or "another kind" in error.message
+            assert "\n" not in error.message
+    # A page's header is under no checksum. Without them, it is a third of all.
+    assert sum(unnoticed) <= 0.01 * len(range(0, len(raw), 11))
+
+
+def test_a_folder_whose_shards_were_moved_in_part_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 10)
+    rows = [Passage(f"p{i}", "s", "", "x", "src", "en") for i in range(25)]
+    replacements = itertools.count()
+
+    def killed(path: Path, target: Path) -> None:
+        if next(replacements) == 4:  # three shards are whole, and the first of them is in its place
+            raise KeyboardInterrupt
+        path.rename(target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(shards.shutil, "rmtree", lambda *_arguments, **_options: None)  # SIGKILL leaves no time for it
+        shards.write_stage(tmp_path, rows, PASSAGES)
+    assert len(list(tmp_path.glob("part-*"))) == 1
+    with pytest.raises(GeckoError, match="is half-written"):
+        list(shards.read_rows(tmp_path, shards.to_passage))
+    shards.write_stage(tmp_path, rows, PASSAGES)
+    assert list(shards.read_rows(tmp_path, shards.to_passage)) == rows

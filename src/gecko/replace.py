@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gecko.errors import GeckoError
 
 
 @contextmanager
@@ -14,22 +18,43 @@ def replaced(out: Path) -> Iterator[Path]:
 
     Raises:
         OSError: It cannot be written; what stood there is there still.
+        GeckoError: Another process is writing there.
     """
     fresh, old = (out.with_name(f".{out.name}.{state}") for state in ("new", "old"))
-    try:
-        for left in (fresh, old):  # by a process that was killed
-            if left.exists():
-                shutil.rmtree(left)
-        fresh.mkdir(parents=True)
-        yield fresh
-        if out.exists():
-            out.rename(old)
+    with _held(fresh, out):
         try:
-            fresh.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+            for left in (*fresh.iterdir(), old):  # by a process that was killed
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink(missing_ok=True)
+            yield fresh
+            if out.exists():
+                out.rename(old)
+            try:
+                fresh.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+        finally:
+            for left in (fresh, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, out: Path) -> Iterator[None]:
+    """Hold a folder, made where it is missing, for one process; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(handle), folder.stat())  # or it took its place meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            same = False
+        if not same:
+            raise GeckoError(f"another process is writing {out}", "wait for it, or choose another --out")
+        yield
     finally:
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
+        os.close(handle)

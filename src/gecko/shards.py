@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gecko.errors import GeckoError, UsageError
+from gecko.errors import GeckoError, UsageError, reason, writing
 from gecko.records import QUARANTINE, Candidate, FretRow, GeneratedQuery, Passage, Quarantined, ScoredText, UnifiedRow
 from gecko.remote import was_url
 
@@ -60,16 +60,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise GeckoError(
-            f"cannot write {path}: {error.strerror or error}",
-            "check the free space and the permissions, then run again",
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -105,7 +101,7 @@ def write_table(path: Path, rows: Sequence[Any], schema: pa.Schema) -> None:
     """Write dataclass rows as one Parquet shard (zstd), atomically."""
     table = _table(rows, schema)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def _table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
@@ -151,7 +147,7 @@ class StageWriter:
             self._set_aside()
         if self._quarantine is None:
             return None
-        with _writing(self.folder):
+        with writing(self.folder):
             self._quarantine.close()
         return self.folder / _REJECTS
 
@@ -161,7 +157,7 @@ class StageWriter:
         self._pending = []
 
     def _set_aside(self) -> None:
-        with _writing(self.folder):
+        with writing(self.folder):
             if self._quarantine is None:
                 self._quarantine = pq.ParquetWriter(self.folder / _REJECTS, QUARANTINE, compression="zstd")
             self._quarantine.write_table(_table(self._aside, QUARANTINE))
@@ -180,19 +176,19 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
     fresh = folder / _FRESH
     writer = StageWriter(fresh, schema)
     try:
-        with _writing(folder):
+        with writing(folder):
             if fresh.exists():
                 shutil.rmtree(fresh)
             fresh.mkdir(parents=True)
         for row in rows:
             writer.add(row)
         writer.close()
-        with _writing(folder):
+        with writing(folder):
             clear_stage(folder)
             for path in fresh.iterdir():
                 path.replace(folder / path.name)
     except GeckoError as error:
-        with suppress(GeckoError, OSError):  # of the two errors, the first one counts
+        with suppress(GeckoError, OSError, pa.ArrowInvalid):  # of the two errors, the first one counts
             aside = writer.close_quarantine()
             if aside is not None:
                 aside.replace(folder / _REJECTS)
@@ -280,7 +276,11 @@ def read_rows(folder: Path, build: Callable[[dict[str, Any]], Row]) -> Iterator[
         GeckoError: As :func:`read_batches`, or the folder holds rows of another kind.
     """
     for batch in read_batches(folder):
-        for value in batch.to_pylist():
+        try:
+            values = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            raise GeckoError(f"{folder} is damaged: {error}", "delete the folder and run again") from error
+        for value in values:
             try:
                 row = build(value)
             except (TypeError, KeyError) as error:
@@ -294,8 +294,10 @@ def read_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator
     """Stream the record batches of a stage's shards, in order.
 
     Raises:
-        GeckoError: The folder holds no shards, or one is damaged.
+        GeckoError: The folder holds no shards or not yet all of them, or one is damaged.
     """
+    if not (folder / _DONE).exists() and any((folder / _FRESH).glob("part-*.parquet")):
+        raise GeckoError(f"{folder} is half-written", "what makes it was interrupted: run that again")
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
         torn = (
@@ -304,9 +306,11 @@ def read_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator
         raise GeckoError(f"{folder} holds no Parquet shards", torn)
     for shard in shards:
         try:
-            yield from pq.ParquetFile(shard).iter_batches(batch_size=4096, columns=columns)
+            # Without the checksums, of all changes of a single bit a third would go unnoticed and be trained on.
+            table = pq.ParquetFile(shard, page_checksum_verification=True)
+            yield from table.iter_batches(batch_size=4096, columns=columns)
         except (pa.ArrowInvalid, OSError) as error:
-            raise GeckoError(f"{shard} is damaged: {error}", "delete the folder and run again") from error
+            raise GeckoError(f"{shard} is damaged: {reason(error)}", "delete the folder and run again") from error
 
 
 def to_passage(value: dict[str, Any]) -> Passage:
@@ -349,7 +353,7 @@ def locked(run: Path) -> Iterator[None]:
         UsageError: It is a URL.
     """
     refuse_url(run)
-    with _writing(run):
+    with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         handle = (run / _LOCK).open("a")
     with handle:
@@ -358,12 +362,3 @@ def locked(run: Path) -> Iterator[None]:
         except OSError as error:
             raise GeckoError(f"another process is working on {run}", "wait for it, or choose another --out") from error
         yield
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "check its permissions and the free space, or choose another --out"
-        raise GeckoError(f"cannot write to {folder}: {error.strerror or error}", hint) from error

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from gecko.errors import GeckoError, UsageError
+from gecko.errors import GeckoError, UsageError, is_memory_error, reason
 from gecko.remote import any_file, is_url, was_url
 
 P = ParamSpec("P")
@@ -107,8 +107,11 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             say("hint: check the path, its permissions and the free space, then run again")
             raise typer.Exit(1) from error
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), "")
-            say(f"gecko: unexpected {type(error).__name__}: {reason}")
+            if is_memory_error(error):
+                say(f"gecko: memory ran out: {reason(error)}")
+                say("hint: end what else needs it, or use a machine with more, and run again: nothing finished is lost")
+                raise typer.Exit(1) from error
+            say(f"gecko: unexpected {type(error).__name__}: {reason(error)}")
             say(f"hint: this is a fault of gecko, or of an input it did not expect; {_log()}")
             raise typer.Exit(1) from error
 

@@ -225,6 +225,20 @@ def test_long_texts_are_taken_few_at_a_time(tmp_path, monkeypatch):
     assert max(sizes) <= 500 + 300
 
 
+def test_long_pieces_are_compared_few_at_a_time(tmp_path, monkeypatch):
+    rows = [{"_id": str(i), "text": f"text {i} " + "long " * 50} for i in range(20)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sizes, honest = [], Deduplicator.admit_all
+    monkeypatch.setattr("gecko.corpus.build._CHARACTERS", 500)
+    monkeypatch.setattr(
+        Deduplicator,
+        "admit_all",
+        lambda self, pieces: sizes.append(sum(len(piece.text) for piece in pieces)) or honest(self, pieces),
+    )
+    assert len(list(build_passages(CorpusOptions(sources=(str(tmp_path / "c.jsonl"),), near_duplicate=0)))) == 20
+    assert max(sizes) <= 500 + 300
+
+
 def test_no_more_is_read_than_a_batch_beyond_the_limit(monkeypatch):
     read = []
     monkeypatch.setattr("gecko.corpus.cut._DOCUMENTS", 3)

@@ -51,6 +51,8 @@ def test_a_batch_that_no_worker_outlives_is_an_error_with_a_hint() -> None:
     with pytest.raises(GeckoError, match="4 workers died over the same batch") as told:
         list(LocalEngine(1).map_batches(Dying(Square()), range(6)))
     assert "memory" in told.value.hint
+    assert "--engine local" not in told.value.hint  # it is this one
+    assert "\n" not in told.value.message
 
 
 def test_the_work_s_own_error_comes_in_its_turn_with_its_hint() -> None:
@@ -61,6 +63,8 @@ def test_the_work_s_own_error_comes_in_its_turn_with_its_hint() -> None:
     assert found == list(range(9))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(LocalEngine(1).map_batches(Failing(9, "bug"), range(20)))
+    with pytest.raises(MemoryError, match="no room"):
+        list(LocalEngine(1).map_batches(Failing(9, "memory"), range(20)))
 
 
 def test_what_the_batches_raise_comes_after_the_results_before_it() -> None:

@@ -55,6 +55,32 @@ def test_dead_workers_change_nothing_until_every_one_dies_of_a_batch(engine: Ray
         list(engine.map_batches(Dying(Square()), range(2)))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_workers_that_ray_s_memory_monitor_kills_are_replaced_until_it_kills_every_one(
+    engine: RayEngine, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    honest, killed = ray.get, list[Any]()
+
+    def get(ref: Any, most: int) -> Any:
+        """What Ray gives of a worker that its monitor killed; ``first`` as it starts, else over a batch."""
+        value = honest(ref)
+        if (value is None) == first and len(killed) < most:
+            killed.append(value)
+            raise ray.exceptions.OutOfMemoryError("1 worker(s) were killed: 7 GB used / 8 GB limit\nOOM kill\nRead on")
+        return value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "get", lambda ref: get(ref, 3))
+        found = engine.map_batches(Square(), range(20))
+        assert [square for square, _ in found] == SQUARES
+    assert len(killed) == 3
+    monkeypatch.setattr(ray, "get", lambda ref: get(ref, 1000))
+    said = "no Ray worker starts" if first else "4 workers died over the same batch"
+    with pytest.raises(GeckoError, match=rf"^{said}: 1 worker\(s\) were killed: 7 GB used / 8 GB limit$") as told:
+        list(engine.map_batches(Square(), range(2)))
+    assert "memory ran out" in told.value.hint
+
+
 def test_errors_of_the_work_come_in_their_turn_with_their_hints(engine: RayEngine) -> None:
     found: list[int] = []
     with pytest.raises(UsageError, match="no 9 please") as told:
@@ -62,6 +88,8 @@ def test_errors_of_the_work_come_in_their_turn_with_their_hints(engine: RayEngin
     assert (told.value.hint, found) == ("leave it out", list(range(9)))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(engine.map_batches(Failing(3, "bug"), range(20)))
+    with pytest.raises(MemoryError, match=r"^no room$"):  # not Ray's traceback, of which a user would see one line
+        list(engine.map_batches(Failing(3, "memory"), range(20)))
     with pytest.raises(UsageError, match="cannot open") as told:
         list(engine.map_batches(Failing(0, "opening"), range(20)))
     assert told.value.hint == "try another"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gecko.corpus.cut import Cutting, cut_documents
+from gecko.corpus.cut import Cutting, cut_documents, take_some
 from gecko.corpus.dedup import Deduplicator
 from gecko.corpus.read import commonest, read_sources
+from gecko.engine.feed import Feed
 from gecko.engine.local import LocalEngine
 from gecko.engine.protocol import Engine
 from gecko.errors import GeckoError
@@ -58,41 +58,25 @@ def _build(pieces: Iterator[Passage | Quarantined], options: CorpusOptions) -> I
     duplicates = Deduplicator(options.near_duplicate)
     admitted = 0
     reasons: Counter[str] = Counter()
-    stopped: GeckoError | None = None
-    while stopped is None:
-        block, stopped = _take(pieces, _BLOCK if options.limit is None else min(_BLOCK, options.limit - admitted))
-        if not block and stopped is None:
-            break
+    feed = Feed(pieces)
+    most = _BLOCK if options.limit is None else min(_BLOCK, options.limit)
+    while block := take_some(feed, most, _CHARACTERS):
         for result in _admit(block, duplicates):
             yield result
             if isinstance(result, Passage):
                 admitted += 1
             elif admitted < 2:
                 reasons[result.reason] += 1
-        if options.limit is not None and admitted >= options.limit:
-            return
-    if stopped is not None:
-        raise stopped
+        if options.limit is not None:
+            most = min(_BLOCK, options.limit - admitted)
+            if most == 0:
+                return
+    feed.finish()
     if admitted < 2:
         raise GeckoError(
             f"the corpus holds {admitted} usable passage{'' if admitted == 1 else 's'}{commonest(reasons)}",
             "at least two are needed: every passage is compared with its neighbours",
         )
-
-
-def _take(pieces: Iterator[Passage | Quarantined], most: int) -> tuple[list[Passage | Quarantined], GeckoError | None]:
-    """The next pieces, and the error that ended them: what was read before it counts all the same."""
-    block: list[Passage | Quarantined] = []
-    characters = 0
-    try:
-        for piece in islice(pieces, most):
-            block.append(piece)
-            characters += len(piece.text) if isinstance(piece, Passage) else len(piece.raw)
-            if characters >= _CHARACTERS:
-                break
-    except GeckoError as error:
-        return block, error
-    return block, None
 
 
 def _admit(block: Sequence[Passage | Quarantined], duplicates: Deduplicator) -> Iterator[Passage | Quarantined]:

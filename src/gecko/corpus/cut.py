@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gecko.corpus.chunk import chunk_document
 from gecko.corpus.language import detect_all
 from gecko.corpus.read import RECORD_SUFFIXES
+from gecko.engine.feed import Feed
 from gecko.engine.protocol import Engine
-from gecko.errors import GeckoError
 from gecko.records import Document, Passage, Quarantined, content_id
 
 Item = Document | Quarantined
@@ -64,21 +65,20 @@ def cut_documents(items: Iterable[Item], cutting: Cutting, engine: Engine) -> It
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Yield documents in batches; what was read before a failure comes before the failure."""
-    batch: list[Item] = []
-    size = 0
-    try:
-        for item in items:
-            batch.append(item)
-            size += len(item.text) if isinstance(item, Document) else len(item.raw)
-            if len(batch) == _DOCUMENTS or size >= _CHARACTERS:
-                yield batch
-                batch, size = [], 0
-    except GeckoError:
-        if batch:
-            yield batch
-        raise
-    if batch:
+    feed = Feed(items)
+    while batch := take_some(feed, _DOCUMENTS, _CHARACTERS):
         yield batch
+    feed.finish()
+
+
+def take_some(feed: Feed[Any], most: int, characters: int) -> list[Any]:
+    """The next documents or pieces: so many at most, and none more once they hold so many characters."""
+    taken: list[Any] = []
+    size = 0
+    while len(taken) < most and size < characters and (one := feed.take()):
+        taken += one
+        size += len(one[0].raw if isinstance(one[0], Quarantined) else one[0].text)
+    return taken
 
 
 def _stripped(piece: Item) -> Item:

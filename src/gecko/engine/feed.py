@@ -39,9 +39,6 @@ class Feed(Generic[Batch]):
             raise self._error
 
 
-def killer(said: str) -> GeckoError:
+def killer(said: str, hint: str) -> GeckoError:
     """The error for a batch that no worker outlived."""
-    return GeckoError(
-        f"{TRIES} workers died over the same batch: {said}",
-        "most likely memory ran out: give it more, or run again with --engine local; nothing finished is lost",
-    )
+    return GeckoError(f"{TRIES} workers died over the same batch: {said}", hint)

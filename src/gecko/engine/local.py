@@ -15,6 +15,7 @@ from gecko.errors import reason
 
 # Batches done here before other processes are started: those take a second, in which a small corpus is done.
 _HERE = 4
+_MEMORY = "most likely memory ran out: end what else needs it, and run again; nothing finished is lost"
 
 
 def cores() -> int:
@@ -78,7 +79,7 @@ def _in_processes(work: Work[Batch, Result], feed: Feed[Batch], workers: int) ->
             except BrokenExecutor as error:
                 tasks[0].tries += 1
                 if tasks[0].tries == TRIES:
-                    raise killer(reason(error)) from error
+                    raise killer(reason(error), _MEMORY) from error
                 pool.shutdown(kill_workers=True)
                 pool = _pool(workers)
                 for task in tasks:

@@ -28,6 +28,7 @@ _WAIT_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 # Only batches under way lie in the object store, and of those few; Ray's own choice is a third of the memory.
 _STORE_BYTES = 512 << 20
+_MEMORY = "most likely memory ran out: give it more, or run again with --engine local; nothing finished is lost"
 
 
 class RayEngine:
@@ -264,8 +265,8 @@ class _Workers:
             task = self._under_way[ref][1] if ref in self._under_way else None
             try:
                 value = ray.get(ref)
-            except ray.exceptions.RayTaskError:
-                raise  # the work's own error
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error  # the work's own error; Ray's has a traceback for its message
             except ray.exceptions.RayError as error:
                 self._lose(ref, error)
                 continue
@@ -287,6 +288,8 @@ class _Workers:
             actor = self._opening.pop(ref)
             self._failed_starts += 1
             if self._failed_starts == TRIES:
+                if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+                    raise GeckoError(f"no Ray worker starts: {reason(error)}", _MEMORY) from error
                 # Its first line names the actor, its last one says why.
                 said = str(error).strip().rpartition("\n")[2].strip()
                 raise GeckoError(
@@ -296,7 +299,7 @@ class _Workers:
             actor, task = self._under_way.pop(ref)
             task.tries += 1
             if task.tries == TRIES:
-                raise killer(reason(error)) from error
+                raise killer(reason(error), _MEMORY) from error
             self._waiting.appendleft(task)
         if self._load.pop(actor, None) is not None:
             self._ray.kill(actor)

@@ -15,7 +15,7 @@ from gecko.embedder.embedder import Embedder
 from gecko.embedder.onnx import GRAPHS, MARK
 from gecko.embedder.open import PACKAGED_MODEL, load_model, resolve_model
 from gecko.embedder.save import save_model
-from gecko.errors import GeckoError, UsageError, reason
+from gecko.errors import GeckoError, UsageError, cannot_write
 from gecko.export.card import write_card
 from gecko.export.graph import check_installed, export_graph
 from gecko.export.origin import run_of, trained_dims
@@ -114,8 +114,7 @@ def export_model(
     except Exception as error:
         if not is_write_error(error):
             raise
-        hint = "check its permissions and the free space"
-        raise GeckoError(f"cannot write {out}: {getattr(error, 'strerror', None) or reason(error)}", hint) from error
+        raise cannot_write(out, error) from error
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return Export(str(out), kind, spec, width, (width, *sizes), size)
 

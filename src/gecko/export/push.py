@@ -10,7 +10,7 @@ from typing import Any
 
 from gecko.embedder.onnx import GRAPHS, MARK, export_facts
 from gecko.embedder.open import PACKAGED_MODEL, resolve_model
-from gecko.errors import GeckoError, UsageError, reason
+from gecko.errors import GeckoError, UsageError, reason, writing
 from gecko.replace import replaced
 
 _TARGET_HINT = "a Hub repository is owner/name; a folder begins with ./ or / (or is there already)"
@@ -131,15 +131,10 @@ def _copy(files: dict[str, Path], out: Path, model: Path) -> None:
     known = (out / "modules.json").exists() or (out / MARK).exists()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not known)):
         raise UsageError(f"{out} holds something that is not a model", "choose another folder")
-    try:
-        with replaced(out) as fresh:
-            for name, path in files.items():
-                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, fresh / name)
-    except OSError as error:
-        raise GeckoError(
-            f"cannot write {out}: {error.strerror or error}", "check its permissions and the free space"
-        ) from error
+    with writing(out), replaced(out) as fresh:
+        for name, path in files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, fresh / name)
 
 
 def _upload(files: dict[str, Path], repository: str, *, private: bool) -> str:

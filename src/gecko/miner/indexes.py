@@ -81,8 +81,9 @@ class IndexSearch:
             index.add(np.ascontiguousarray(self._vectors[start : start + _ADD], np.float32))
         for old in path.parent.glob("*.faiss"):
             old.unlink()
-        with atomic(path) as temporary:
-            self._faiss.write_index(index, str(temporary))
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            # To a file of its own, faiss raises no OSError, and nothing at all where the last bytes find no room.
+            self._faiss.write_index(index, self._faiss.PyCallbackIOWriter(file.write))
         return index
 
     def _read(self, path: Path) -> Any:  # noqa: ANN401

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gecko.errors import GeckoError
+from gecko.errors import GeckoError, writing
 
 VECTORS, KEYS, LOG = "vectors.npy", "vectors.keys", "vectors.log"
 _KEY_BYTES = 16  # of a digest
@@ -131,7 +130,7 @@ class Writer:
         self._folder = folder
         blocks = kept.blocks if kept else []
         self.rows = sum(block.rows for block in blocks)
-        with _writing(folder):
+        with writing(folder / VECTORS):
             folder.mkdir(parents=True, exist_ok=True)
             header = _header(total, dim)
             lines = [json.dumps({"model": model, "total": total, "dim": dim}), *map(_line, blocks)]
@@ -146,7 +145,8 @@ class Writer:
 
     def __exit__(self, *error: object) -> None:
         for handle in (self._vectors, self._keys, self._log):
-            handle.close()
+            with suppress(OSError):  # of a block that did not get to the disk, which is in no log
+                handle.close()
 
     def add(self, vectors: np.ndarray, keys: np.ndarray) -> None:
         """Write a block.
@@ -155,7 +155,7 @@ class Writer:
             GeckoError: The disk is full; the blocks before are safe.
         """
         values, names = np.ascontiguousarray(vectors, np.float32).tobytes(), keys.tobytes()
-        with _writing(self._folder):
+        with writing(self._folder / VECTORS):
             for handle, part in ((self._vectors, values), (self._keys, names)):
                 handle.write(part)
                 _to_disk(handle)
@@ -170,7 +170,7 @@ def move(source: Path, target: Path) -> None:
 
     The log goes last: while it is in ``source``, the move is not over.
     """
-    with _writing(target):
+    with writing(target / VECTORS):
         for name in (VECTORS, KEYS, LOG):
             if (source / name).exists():
                 (source / name).replace(target / name)
@@ -225,14 +225,3 @@ def _damaged(folder: Path, what: str) -> GeckoError:
     return GeckoError(
         f"{folder / VECTORS} is damaged: {what}", f"delete {folder} and run again: the vectors are made anew"
     )
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise GeckoError(
-            f"cannot write {folder / VECTORS}: {error.strerror or error}",
-            "check the free space and the permissions, then run again: finished blocks are kept",
-        ) from error

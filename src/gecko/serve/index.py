@@ -89,14 +89,21 @@ def _prepare(embedder: TextEncoder, place: IndexPlace) -> tuple[Any, dict[str, A
         logger.info("%s is not what it was when %s was made: every passage is encoded again", name, place)
     with intact(place):
         database = place.connect()
-        if same and there:
-            table = database.open_table(TABLE)
-            facts["complete"] = bool(before and before.get("complete"))
-        else:
+        table = _opened(database) if same and there else None
+        if table is None:
             database.drop_table(TABLE, ignore_missing=True)
-            table = None
+        else:
+            facts["complete"] = bool(before and before.get("complete"))
         place.write_facts({**facts, "complete": False})
     return table, facts
+
+
+def _opened(database: Any) -> Any:  # noqa: ANN401
+    """The table; None where it is not there, or its first rows never got to the disk."""
+    try:
+        return database.open_table(TABLE)
+    except ValueError:  # LanceDB's for both
+        return None
 
 
 def _unknown(passages: Iterable[Passage], held: set[str], seen: set[str]) -> Iterator[Passage]:

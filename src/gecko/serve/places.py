@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gecko.errors import GeckoError, UsageError, reason
+from gecko.errors import GeckoError, UsageError, cannot_write, reason, system_error
 from gecko.remote import check_url, is_url
 from gecko.shards import locked, read_json, refuse_url, write_json
 
@@ -23,6 +24,7 @@ AGAIN = "index again: gecko index MODEL --corpus passages/ --out index/ (delete 
 STORES = ("s3", "gs", "az")  # that LanceDB knows
 
 _FACTS_TABLE = "index"
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 _LOOK_EVERY = 10.0  # seconds between two looks at whether a distant index was extended
 _OPTIONS = {"client_max_retries": "3", "client_retry_timeout": "30"}  # else three minutes until an error is told
 _REMOTE_HINT = (
@@ -115,7 +117,9 @@ class FolderPlace:
 
     def trouble(self, error: Exception) -> GeckoError:
         """What LanceDB raised, in a line."""
-        return GeckoError(f"the index in {self} is damaged or cannot be written: {reason(error)[:120]}", AGAIN)
+        if system_error(error) in _UNWRITABLE:
+            return cannot_write(self.folder, error)
+        return GeckoError(f"the index in {self} is damaged: {reason(error)[:120]}", AGAIN)
 
 
 class StorePlace:

@@ -54,7 +54,7 @@ def facts_of(place: IndexPlace) -> dict[str, Any] | None:
 
 @contextmanager
 def intact(place: IndexPlace) -> Iterator[None]:
-    """Tell what goes wrong inside LanceDB as the user's index being damaged; it has no error class of its own."""
+    """Tell what goes wrong inside LanceDB as a full disk or a damaged index; it has no error class of its own."""
     try:
         yield
     except GeckoError:

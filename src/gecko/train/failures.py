@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gecko.embedder.embedder import Embedder
-from gecko.errors import GeckoError, reason
+from gecko.errors import GeckoError, is_memory_error, reason
 from gecko.recipe import TrainOptions
 from gecko.records import UnifiedRow
 from gecko.train.save import is_write_error
@@ -55,16 +55,6 @@ def check_sound(model: Any, rows: Sequence[UnifiedRow]) -> None:  # noqa: ANN401
             "the training diverged: the model's weights or vectors are not numbers, so it is not saved",
             "lower train.learning_rate, or raise train.warmup",
         )
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an exception says that memory is full: on CPUs, torch raises a RuntimeError of no special kind."""
-    import torch
-
-    full = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in full)
-    )
 
 
 def _less_memory(options: TrainOptions) -> str:

@@ -8,13 +8,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from gecko.embedder.save import save_model
-from gecko.errors import GeckoError, reason
+from gecko.errors import GeckoError, cannot_write, system_error
 from gecko.replace import replaced
 
 
 def is_write_error(error: BaseException) -> bool:
-    """Whether an exception comes from a full disk or the like: safetensors and torch hide the OSError."""
-    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+    """Whether an exception comes from a full disk or the like: safetensors, tokenizers and torch hide the OSError."""
+    # Of torch's archives, as the disk fills sooner or later.
+    words = ("PytorchStreamWriter", "inline_container", "iostream error")
+    hidden = system_error(error) or any(word in str(error) for word in words)
+    return isinstance(error, OSError | SafetensorError) or bool(hidden)
 
 
 def save_whole(model: Any, out: Path) -> None:  # noqa: ANN401
@@ -35,4 +38,4 @@ def save_whole(model: Any, out: Path) -> None:  # noqa: ANN401
     except Exception as error:
         if not is_write_error(error):
             raise
-        raise GeckoError(f"cannot write the model {out}: {reason(error)}", "free space, then run again") from error
+        raise cannot_write(out, error) from error
