@@ -210,7 +210,7 @@ def _learn(vectors: np.ndarray, gold: np.ndarray, names: tuple[str, ...], streng
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    # One thread: the products are small, and beside another program two that wait for each other cost ten times as much.
+    # One thread: the products are small, and beside another program two that wait for each other cost ten times more.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=strength, max_iter=_STEPS).fit(vectors, gold)
