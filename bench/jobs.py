@@ -133,7 +133,7 @@ def main() -> None:
         "or chosen by these splits. How each is measured stands in `bench/jobs.py`.",
     ]
     for number, (name, model) in enumerate(models.items()):
-        shown = name if not number else "the tuned model"
+        shown = f"{name}, tuned" if number else name
         lines += [
             "",
             f"## {shown}",
