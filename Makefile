@@ -104,7 +104,7 @@ bench-serve: setup
 bench-scale-mining: setup
 	$(BIN)/python bench/scale_mining.py $(if $(SMALL),--small)
 
-# Local engine and Ray on the same recipe; workers killed, a node removed. Prints only.
+# Local engine and Ray on the same recipe; workers killed, a node removed.
 bench-scale-ray: $(RAY)
 	$(BIN)/python bench/scale_ray.py $(PASSAGES)
 

@@ -146,7 +146,8 @@ def page(
     texts = ", ".join(f"{name} {count:,}" for name, count in said["texts"].items())
     lines = ["# Cost by the size of the corpus", ""]
     lines += [
-        f"`make bench-scale`, two CPU cores, offline teacher, `fret.limit={done[0]['limit']}`, miner `{miner}`.",
+        f"`make bench-scale`, two CPU cores, offline teacher, `fret.limit={done[0]['limit']}`, miner `{miner}`. The "
+        "search alone: scale-mining.md; engines: scale-ray.md.",
         "",
     ]
     lines += [

@@ -14,7 +14,7 @@ more noise (its positive). Each search runs in a process of its own, on the same
 
 Time is that of the search, and for an index of the building before it. Memory is the greatest ``RssAnon`` of the
 process, Python and its libraries among it, as the kernel tells: all but the mapped files. At the full size the bench
-fails above 1.2 times faiss's time or above 2 GB.
+fails above 1.2 times faiss's time or above 2 GB. Every finished size is a section of ``docs/results/scale-mining.md``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from quality import note_done, read_done, write_page
 
 if TYPE_CHECKING:
     import torch
@@ -239,6 +240,26 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def section(entry: dict[str, Any]) -> list[str]:
+    """The lines of one size."""
+    figures = entry["figures"]
+    lines = [
+        f"## Top {K} of {entry['queries']:,} queries over {entry['documents']:,} × {entry['width']} vectors",
+        "",
+        f"The vectors are mixtures of those of {entry['texts']:,} real passages.",
+        "",
+        *table(figures).splitlines(),
+    ]
+    if "failed" not in figures.get("faiss", {"failed": ""}):
+        ratio, memory = figures["exact"]["seconds"] / figures["faiss"]["seconds"], figures["exact"]["mb"]
+        lines += [
+            "",
+            f"Exact search takes {ratio:.2f} times faiss's flat search (target: {MOST_TIME}) and {memory:,.0f} MB "
+            f"beside the vectors (target: {MOST_MB:,}).",
+        ]
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=FULL[0])
@@ -261,15 +282,19 @@ def main() -> int:
         figures[name] = measured(name, given.folder)
         print(f"{JOBS[name][0]}: {figures[name]}", file=sys.stderr, flush=True)
     width = np.load(given.folder / "documents.npy", mmap_mode="r").shape[1]
-    print(f"Top {K} of {size[1]:,} queries over {size[0]:,} x {width} vectors, mixtures of {size[2]:,} real ones.\n")
-    print(table(figures))
-    if "faiss" not in figures or "failed" in figures["faiss"]:
+    entry = {"documents": size[0], "queries": size[1], "texts": size[2], "width": width, "figures": figures}
+    if given.small:
+        print("\n".join(section(entry)))
+        return 0
+    record = MADE / "done.jsonl"
+    note_done(record, entry)
+    done = {(each["documents"], each["queries"]): each for each in read_done(record)}
+    lines = ["# Mining at scale", "", "`make bench-scale-mining`, two CPU cores; what is measured stands in "]
+    lines[-1] += "`bench/scale_mining.py`."
+    write_page("scale-mining", lines + [line for key in sorted(done) for line in ["", *section(done[key])]])
+    if "failed" in figures.get("faiss", {"failed": ""}):
         return 0
     ratio, memory = figures["exact"]["seconds"] / figures["faiss"]["seconds"], figures["exact"]["mb"]
-    print(
-        f"\nExact search takes {ratio:.2f} times faiss's flat search (target: {MOST_TIME}) and {memory:,.0f} MB beside "
-        f"the vectors (target: {MOST_MB:,})."
-    )
     return int(size[:2] == FULL and (ratio > MOST_TIME or memory > MOST_MB))
 
 

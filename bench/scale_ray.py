@@ -4,7 +4,7 @@
 
 The corpus is the documentation of this interpreter; the offline teacher writes and ranks. Both engines get the cores
 that there are. Then the run is made again on Ray while a worker of every stage is killed, and on a cluster of two nodes
-of which one is removed while the passages are encoded. Prints a table and a verdict.
+of which one is removed while the passages are encoded. The page is ``docs/results/scale-ray.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from quality import write_page
 
 from gecko.corpus import cut
 from gecko.engine.local import LocalEngine, cores
@@ -115,21 +116,33 @@ def main() -> None:
         gone = int(removing.acted)
         cluster.shutdown()
         outcomes = {run: made(folder / run) for run in ("local", "ray", "killed", "half", "removed")}
-    print(f"{passages:,} passages, {limit:,} queries, {cores()} cores\n")
-    print("| stage | local, s | Ray, s | ratio |\n|:--|--:|--:|--:|")
+    lines = ["# The local engine and Ray", ""]
+    lines += [
+        f"`make bench-scale-ray PASSAGES={passages}`: {limit:,} queries, {cores()} cores, offline teacher. "
+        "Ray's first stage starts Ray.",
+        "",
+        "| stage | local, s | Ray, s | ratio |",
+        "|:--|--:|--:|--:|",
+    ]
     whole = {engine_name: sum(times.values()) for engine_name, times in seconds.items()}
     for stage, local in (*seconds["local"].items(), ("all", whole["local"])):
         ray = {**seconds["ray"], "all": whole["ray"]}[stage]
-        print(f"| {stage} | {local:.1f} | {ray:.1f} | {ray / local if local else 1:.2f} |")
-    print(f"\npassages without other processes: {alone:.1f} s")
+        lines.append(f"| {stage} | {local:.1f} | {ray:.1f} | {ray / local if local else 1:.2f} |")
     ratio = whole["ray"] / whole["local"]
-    print(f"\nratio {ratio:.2f}, target <= {TARGET}: {'met' if ratio <= TARGET else 'missed'}\n")
-    print("| run | beside | rows and vectors equal | teacher calls | made twice |\n|:--|:--|:--|--:|--:|")
+    lines += [
+        "",
+        f"Passages without other processes: {alone:.1f} s. Ratio {ratio:.2f}, target {TARGET} at most: "
+        f"{'met' if ratio <= TARGET else 'missed'}.",
+        "",
+        "| run | beside | rows and vectors equal | teacher calls | made twice |",
+        "|:--|:--|:--|--:|--:|",
+    ]
     for run, beside in (("ray", "local"), ("killed", "local"), ("removed", "half")):
         digest, calls, twice = outcomes[run]
         equal = "yes" if digest == outcomes[beside][0] else "NO"
         what = {"ray": "Ray", "killed": f"Ray, {died} workers killed", "removed": f"two nodes, {gone} removed"}[run]
-        print(f"| {what} | {beside}: {outcomes[beside][1]:,} calls | {equal} | {calls:,} | {twice} |")
+        lines.append(f"| {what} | {beside}: {outcomes[beside][1]:,} calls | {equal} | {calls:,} | {twice} |")
+    write_page("scale-ray", lines)
 
 
 if __name__ == "__main__":
