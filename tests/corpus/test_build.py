@@ -1,4 +1,6 @@
+import inspect
 import json
+import logging
 
 import pytest
 
@@ -184,8 +186,11 @@ def test_limit_stops_early(tmp_path):
     assert len(list(build_passages(options))) == 5
 
 
-def test_stdlib_is_the_same_twice_and_names_things():
+def test_stdlib_is_the_same_whatever_was_imported_and_names_things(monkeypatch):
     first = list(read_stdlib())
+    monkeypatch.setattr(logging.Logger, "advise", lambda self: None, raising=False)
+    logging.Logger.advise.__doc__ = "As libraries do that give their loggers another method of their own."
+    monkeypatch.setattr(inspect, "isgenerator", lambda value: False)
     assert first == list(read_stdlib())
     names = {document.source_id for document in first}
     assert {"collections.OrderedDict.move_to_end", "json.dumps", "topics.with"} <= names

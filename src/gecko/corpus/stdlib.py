@@ -38,8 +38,22 @@ _MIN_WORDS = 6
 def read_stdlib() -> Iterator[Document]:
     """Yield one document per documented public name of the standard library, then the language topics.
 
-    The order is that of the sorted names, so two runs of one interpreter give the same corpus.
+    The order is that of the sorted names, so two runs of one interpreter give the same corpus. The names are read in a
+    process of its own: in this one, transformers may have given ``logging.Logger`` methods, and Ray ``inspect`` other
+    functions.
     """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1) as pool:
+        documents = pool.submit(_read_here).result()
+    yield from documents
+
+
+def _read_here() -> list[Document]:
+    return list(_documents())
+
+
+def _documents() -> Iterator[Document]:
     # All imports come first: importing a submodule can replace a function of its package (curses.has_key).
     modules = {name: _import_quietly(name) for name in _module_names()}
     seen: set[str] = set()
