@@ -44,7 +44,9 @@ class Ranker:
 def store() -> Any:
     vectors = np.eye(4, 8, dtype=np.float32)
     ids = list(PASSAGES)
-    return SimpleNamespace(ids=ids, vectors=vectors, passage=PASSAGES.__getitem__, position=ids.index)
+    return SimpleNamespace(
+        ids=ids, vectors=vectors, passages=lambda wanted: [PASSAGES[name] for name in wanted], position=ids.index
+    )
 
 
 def test_rankings_without_an_answer_end_the_step_after_its_last_row(

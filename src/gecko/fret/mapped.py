@@ -104,8 +104,11 @@ class Column(Sequence[str]):
 
     def position(self, value: str) -> int | None:
         """Where a value stands, the last place where it does repeatedly; None where it is not there."""
-        found = int(self._index.find(digests([value]))[0])
-        return None if found < 0 else found
+        return self.positions([value])[0]
+
+    def positions(self, values: Sequence[str]) -> list[int | None]:
+        """Where values stand (:meth:`position`): many cost hardly more than one."""
+        return [None if found < 0 else found for found in self._index.find(digests(values)).tolist()]
 
     @cached_property
     def _index(self) -> DigestIndex:

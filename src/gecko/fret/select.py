@@ -71,10 +71,7 @@ def select_rows(
 
 
 def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teacher) -> Iterable[Scores]:
-    requests = (
-        RankRequest(hood.query, [store.passage(passage_id) for passage_id in hood.passage_ids], hood.miner_scores)
-        for hood in hoods
-    )
+    requests = (RankRequest(hood.query, store.passages(hood.passage_ids), hood.miner_scores) for hood in hoods)
     return rank_all(teacher, requests)
 
 

@@ -53,7 +53,15 @@ class PassageTable:
         Raises:
             GeckoError: The corpus does not hold it.
         """
-        return self.at(self.position(passage_id))
+        return self.passages([passage_id])[0]
+
+    def passages(self, passage_ids: Sequence[str]) -> list[Passage]:
+        """Fetch passages, whose look-up together is many times as quick as one by one.
+
+        Raises:
+            GeckoError: The corpus does not hold one.
+        """
+        return [self.at(_known(*found)) for found in zip(self._ids.positions(passage_ids), passage_ids, strict=True)]
 
     def at(self, index: int) -> Passage:
         """Fetch the passage at a corpus position."""
@@ -65,14 +73,17 @@ class PassageTable:
         Raises:
             GeckoError: The corpus does not hold it.
         """
-        found = self._ids.position(passage_id)
-        if found is None:
-            raise GeckoError(f"passage {passage_id} is not in this corpus", "was the corpus changed?")
-        return found
+        return _known(self._ids.position(passage_id), passage_id)
 
     def position_of_source(self, source_id: str) -> int | None:
         """Corpus position of the passage with this id in the input, None where there is none."""
         return self._sources.position(source_id)
+
+
+def _known(position: int | None, passage_id: str) -> int:
+    if position is None:
+        raise GeckoError(f"passage {passage_id} is not in this corpus", "was the corpus changed?")
+    return position
 
 
 def _map_vectors(path: Path, rows: int) -> np.ndarray:
