@@ -20,11 +20,15 @@ def replaced(out: Path) -> Iterator[Path]:
         OSError: It cannot be written; what stood there is there still.
         GeckoError: Another process is writing there.
     """
+    out = out.resolve() if out.is_symlink() else out  # the link stays; what it points to is replaced
     fresh, old = (out.with_name(f".{out.name}.{state}") for state in ("new", "old"))
+    moved = False
     with _held(fresh, out):
         try:
+            if old.exists() and not out.exists():  # a process was killed between the two renames
+                old.rename(out)
             for left in (*fresh.iterdir(), old):  # by a process that was killed
-                if left.is_dir():
+                if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left)
                 else:
                     left.unlink(missing_ok=True)
@@ -33,13 +37,16 @@ def replaced(out: Path) -> Iterator[Path]:
                 out.rename(old)
             try:
                 fresh.rename(out)
-            except OSError:
-                if old.exists():
+                moved = True  # from now on, a folder of that name is another process's
+            except BaseException:
+                if old.exists() and not out.exists():
                     old.rename(out)
                 raise
         finally:
-            for left in (fresh, old):
-                shutil.rmtree(left, ignore_errors=True)
+            if not moved:
+                shutil.rmtree(fresh, ignore_errors=True)
+            if out.exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -175,6 +175,7 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
     """
     fresh = folder / _FRESH
     writer = StageWriter(fresh, schema)
+    moving = False
     try:
         with writing(folder):
             if fresh.exists():
@@ -184,9 +185,11 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
             writer.add(row)
         writer.close()
         with writing(folder):
+            moving = True
             clear_stage(folder)
             for path in fresh.iterdir():
                 path.replace(folder / path.name)
+        moving = False
     except GeckoError as error:
         with suppress(GeckoError, OSError, pa.ArrowInvalid):  # of the two errors, the first one counts
             aside = writer.close_quarantine()
@@ -195,7 +198,8 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
                 error.hint = f"{error.hint}; what was set aside is in {folder / _REJECTS}".removeprefix("; ")
         raise
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if not moving:  # else what is left there tells that the folder is half-written
+            shutil.rmtree(fresh, ignore_errors=True)
     return writer.rows
 
 

@@ -31,6 +31,9 @@ _STORE_BYTES = 512 << 20
 _MEMORY = "most likely memory ran out: give it more, or run again with --engine local; nothing finished is lost"
 
 
+_joined: dict[str, str | None] = {}  # the address that this process joined last
+
+
 class RayEngine:
     """Runs work on a Ray cluster.
 
@@ -112,6 +115,9 @@ def join(address: str | None) -> tuple[Any, bool]:
     import ray
 
     if ray.is_initialized():
+        if address is not None and address != _joined.get("address", address):
+            used = _joined["address"] or "a Ray of its own"
+            raise GeckoError(f"this process uses {used} already, and cannot join {address}", "name it in --ray-address")
         return ray, False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:  # "local", lest RAY_ADDRESS makes it join a cluster
@@ -124,6 +130,7 @@ def join(address: str | None) -> tuple[Any, bool]:
         where = f"no Ray cluster at {address}" if address else "Ray does not start here"
         hint = "its address is what `ray status` knows it by; it must run the same versions of Ray and Python"
         raise GeckoError(f"{where}: {reason(error)}", hint if address else "--engine local") from error
+    _joined["address"] = address
     return ray, True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
@@ -172,9 +173,9 @@ class StorePlace:
         return self._table(TABLE) is not None
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold it against other processes of this machine: a store has no lock that goes with its process."""
+        """Hold it against other processes of this user and machine: a store has no lock that goes with its process."""
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        return locked(Path(tempfile.gettempdir()) / f"gecko-index-{name}")
+        return locked(Path(tempfile.gettempdir()) / f"gecko-index-{os.getuid()}-{name}")
 
     def trouble(self, error: Exception) -> GeckoError:
         """What LanceDB raised, in a line."""

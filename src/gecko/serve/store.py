@@ -10,11 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from gecko.errors import GeckoError
-from gecko.serve.places import AGAIN, FACTS, TABLE, IndexPlace
+from gecko.serve.places import AGAIN, FACTS, IndexPlace
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["AGAIN", "TABLE", "TextEncoder", "facts_of", "intact"]
 
 
 class TextEncoder(Protocol):

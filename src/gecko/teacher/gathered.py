@@ -76,7 +76,10 @@ class GatheringCaller(Caller):
             seen = len(self._waiting)
             await asyncio.sleep(_QUIET_SECONDS)
         self._gathering = None
-        super()._pump()
+        try:
+            super()._pump()
+        except Exception as error:  # nobody awaits this task: its fault would hang the run
+            self._stop(self._fault(error))
 
     def _take(self) -> tuple[list[Job], list[tuple[float, float]]]:
         """All that the caps allow, of whatever kinds."""

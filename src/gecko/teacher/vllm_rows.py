@@ -7,6 +7,7 @@ Token ids are made by the definitions that the in-process engines share (``token
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,8 @@ from gecko.teacher.pieces import Reading, label_values, read_labels, read_likeli
 from gecko.teacher.tokens import Tokens
 
 _NOTHING = "no log-probabilities in its answer"
+# What vLLM says of a question that it will never answer; anything else may be trouble of the engine or the machine.
+_REFUSED = re.compile(r"ValueError|ValidationError|longer than|context length|max_model_len")
 TOP = 20  # what vLLM reports at most by default (its max_logprobs)
 
 
@@ -82,7 +85,7 @@ def answer_of(ask: Ask, reading: Reading | None, replies: Sequence[Mapping[str, 
     """The answer in all the rows of one ask that came back; ``error`` where vLLM refused it or left something out."""
     failed = next((row["__inference_error__"] for row in replies if row.get("__inference_error__")), "")
     if failed:
-        return Answer(error=reason(ValueError(failed)))
+        return Answer(error=reason(ValueError(failed)), transient=_REFUSED.search(failed) is None)
     parts = sorted((json.loads(row["answer"]) for row in replies), key=lambda part: part["input"])
     used: dict[str, Any] = {
         "input_tokens": sum(part["input"] for part in parts),
