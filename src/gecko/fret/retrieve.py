@@ -133,7 +133,7 @@ def _asked(queries: Sequence[GeneratedQuery], store: PassageTable, with_task: bo
         tasks = [query.task for query in queries]
     elif with_task:
         texts = [f"{query.task} {query.query}" for query in queries]
-    return Asked(texts, tasks, [store.position(query.seed_id) for query in queries])
+    return Asked(texts, tasks, store.positions([query.seed_id for query in queries]))
 
 
 def _neighbourhood(query: GeneratedQuery, store: PassageTable, found: Found, row: int) -> Neighbourhood:

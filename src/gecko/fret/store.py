@@ -61,7 +61,7 @@ class PassageTable:
         Raises:
             GeckoError: The corpus does not hold one.
         """
-        return [self.at(_known(*found)) for found in zip(self._ids.positions(passage_ids), passage_ids, strict=True)]
+        return [self.at(position) for position in self.positions(passage_ids)]
 
     def at(self, index: int) -> Passage:
         """Fetch the passage at a corpus position."""
@@ -73,7 +73,15 @@ class PassageTable:
         Raises:
             GeckoError: The corpus does not hold it.
         """
-        return _known(self._ids.position(passage_id), passage_id)
+        return self.positions([passage_id])[0]
+
+    def positions(self, passage_ids: Sequence[str]) -> list[int]:
+        """Corpus positions of passages, looked up together.
+
+        Raises:
+            GeckoError: The corpus does not hold one.
+        """
+        return [_known(*found) for found in zip(self._ids.positions(passage_ids), passage_ids, strict=True)]
 
     def position_of_source(self, source_id: str) -> int | None:
         """Corpus position of the passage with this id in the input, None where there is none."""

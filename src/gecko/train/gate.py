@@ -176,7 +176,7 @@ def apply_gate(rows: Sequence[FretRow], store: PassageTable, recipe: Recipe, tun
     same_as_miner = recipe.is_miner(recipe.train.student) and keeps_vectors(recipe.train)
     known = None
     if same_as_miner and store.vectors is not None:
-        known = store.vectors[[store.position(passage_id) for passage_id in pool]]
+        known = store.vectors[store.positions(list(pool))]
     verdict = choose(
         base if known is None else KnownPassages(base, dev.passages, known),
         lambda alpha: Embedder(interpolate(base.model, tuned_model, alpha)),
@@ -204,7 +204,7 @@ def dev_set(rows: Sequence[FretRow], store: PassageTable) -> DevSet:
             if positive.rc is not None and candidate.rc is not None and candidate.rc >= positive.rc:
                 grades[position[candidate.passage_id]] = 1.0
         relevant.append(grades)
-    passages = [store.passage(passage_id) for passage_id in position]
+    passages = store.passages(list(position))
     return DevSet(
         queries=[(row.task, row.query) for row in rows],
         passages=[(passage.title, passage.text) for passage in passages],
