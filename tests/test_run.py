@@ -160,6 +160,17 @@ def test_run_again_does_nothing_and_a_change_redoes_only_what_depends_on_it(whol
     assert [stage.name for stage in changed.stages if not stage.skipped] == ["train", "gate", "evaluation"]
 
 
+def test_only_what_asks_a_teacher_lets_it_read_the_corpus(whole, tmp_path, monkeypatch):
+    def read(*_):
+        pytest.fail("minutes, on a large corpus, for nothing")
+
+    run = copied(whole.out, tmp_path)
+    monkeypatch.setattr("gecko.teacher.offline.teacher.OfflineTeacher.prepare", read)
+    changed = run_recipe(load_recipe(whole.recipe_file, ["mixture.fret_limit=20"]), run)
+    assert [stage.name for stage in changed.stages if not stage.skipped][:2] == ["mixture", "train"]
+    assert "gate" not in [stage.name for stage in changed.stages if stage.skipped]
+
+
 def test_a_map_that_cannot_be_drawn_is_told_and_costs_the_run_nothing(whole, tmp_path, monkeypatch):
     def fail(run):
         raise RuntimeError("no\nluck")

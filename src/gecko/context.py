@@ -40,6 +40,7 @@ class RunContext:
     asks: bool = True
     engine: Engine = field(default_factory=LocalEngine)
     _opened: ExitStack = field(default_factory=ExitStack)
+    _prepared: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -92,18 +93,19 @@ class RunContext:
         return PassageTable(self.folder("passages"))
 
     @cached_property
-    def prepared(self) -> Any:  # noqa: ANN401
-        """The corpus, once the teachers are prepared for it."""
+    def corpus(self) -> Any:  # noqa: ANN401
+        """The corpus with the miner's vectors."""
+        self.passages.map_vectors(self.folder("miner") / "vectors.npy")
+        return self.passages
+
+    def prepare_teachers(self) -> None:
+        """Let the teachers look at the corpus, once: on a large one that takes minutes, so only who asks them does."""
+        if self._prepared:
+            return
         self.writer.prepare(self.passages)
         if self.ranker is not self.writer:
             self.ranker.prepare(self.passages)
-        return self.passages
-
-    @cached_property
-    def corpus(self) -> Any:  # noqa: ANN401
-        """The corpus with the miner's vectors, once the teachers are prepared for it."""
-        self.prepared.map_vectors(self.folder("miner") / "vectors.npy")
-        return self.passages
+        self._prepared = True
 
     @cached_property
     def miner(self) -> Any:  # noqa: ANN401

@@ -138,7 +138,8 @@ def _queries(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.fret.languages import LanguageCount
 
     available = context.writer.seeds_available()
-    seeds = sample_seeds(context.prepared, context.recipe.fret.limit, available, context.recipe.seed)
+    context.prepare_teachers()
+    seeds = sample_seeds(context.passages, context.recipe.fret.limit, available, context.recipe.seed)
     before, counted = context.writer.calls_made, LanguageCount()
     rows = write_stage(folder, generate(seeds, context.writer, counted), QUERIES)
     if rows == 0:
@@ -155,6 +156,7 @@ def _fret(context: RunContext, folder: Path) -> dict[str, Any]:
     from gecko.miner.search import open_search
 
     before, counted = context.ranker.calls_made, LanguageCount()
+    context.prepare_teachers()
     queries = list(read_rows(context.folder("queries"), to_query))
     vectors, mark, options = context.corpus.vectors, context.marks["miner"], context.recipe.fret
     search = open_search(options.search, vectors, context.folder("miner") / ".index", mark, context.tell)
@@ -205,7 +207,7 @@ def _mixture(context: RunContext, folder: Path) -> dict[str, Any]:
 
     def unified() -> Iterator[UnifiedRow | Quarantined]:
         chosen = choose_fret(_training_rows(context), recipe.mixture, recipe.seed)
-        yield from unify_fret(chosen, context.corpus, text_format, carried)
+        yield from unify_fret(chosen, context.passages, text_format, carried)
         miner = context.miner if any(source.negatives == "mined" for source in recipe.mixture.sources) else None
         for loaded in load_mixture(recipe.mixture, text_format, recipe.seed, miner):
             accounts.append(loaded.account())

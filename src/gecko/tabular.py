@@ -93,7 +93,7 @@ def _parquet(path: AnyFile, choose: Choose | None) -> Iterator[Record | str]:
     import pyarrow.parquet as pq
 
     with _opened(path) as source:
-        table = pq.ParquetFile(source)
+        table = pq.ParquetFile(source, page_checksum_verification=True)
         there = table.schema_arrow.names
         wanted = set(choose(there)) if choose else set(there)
         for batch in table.iter_batches(batch_size=1024, columns=[name for name in there if name in wanted]):

@@ -329,6 +329,17 @@ def test_a_corrupt_parquet_page_costs_only_its_file(tmp_path):
     assert "None" not in rejected.reason
 
 
+def test_a_changed_bit_under_a_parquet_checksum_is_noticed(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["the road to the house"]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    (tmp_path / "b.txt").write_text("still read")
+    assert [d.text for d in documents(tmp_path)] == ["the road to the house", "still read"]
+    path.write_bytes(path.read_bytes().replace(b"road", b"roae"))
+    assert [d.text for d in documents(tmp_path)] == ["still read"]
+    assert "damaged" in rejects(tmp_path)[0].reason
+
+
 def test_html_drops_the_frame_of_a_page_and_keeps_blocks_apart(tmp_path):
     page = """<body><header>BAR</header><nav>MENU</nav><main><header><h1>Head</h1>by someone</header>Lead<p>para</p>tail
     <aside>note</aside><dl><dt>term</dt><dd>meaning</dd></dl><table><tr><td>a</td><td>b</td></tr></table></main>

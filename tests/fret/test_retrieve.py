@@ -60,6 +60,7 @@ def test_the_nearest_are_found_exactly_and_the_seed_is_added(store: PassageTable
         best = [store.ids[i] for i in np.argsort(-cosines)[:7]]
         assert list(hood.passage_ids[:7]) == best
         assert asked.seed_id in hood.passage_ids
+        assert [store.ids[position] for position in hood.positions] == list(hood.passage_ids)
         assert len(set(hood.passage_ids)) == len(hood.passage_ids) == len(hood.miner_scores)
         assert len(hood.passage_ids) == (7 if asked.seed_id in best else 8)
         added += len(hood.passage_ids) == 8

@@ -44,16 +44,16 @@ class Ranker:
 def store() -> Any:
     vectors = np.eye(4, 8, dtype=np.float32)
     ids = list(PASSAGES)
-    return SimpleNamespace(
-        ids=ids, vectors=vectors, passages=lambda wanted: [PASSAGES[name] for name in wanted], position=ids.index
-    )
+    return SimpleNamespace(ids=ids, vectors=vectors, at=lambda position: PASSAGES[ids[position]], position=ids.index)
 
 
 def test_rankings_without_an_answer_end_the_step_after_its_last_row(
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hoods = {
-        name: SimpleNamespace(passage_ids=list(PASSAGES), miner_scores=[0.9, 0.8, 0.7, 0.6], query=None)
+        name: SimpleNamespace(
+            positions=range(4), passage_ids=list(PASSAGES), miner_scores=[0.9, 0.8, 0.7, 0.6], query=None
+        )
         for name in PASSAGES
     }
 
@@ -73,7 +73,7 @@ def test_rankings_without_an_answer_end_the_step_after_its_last_row(
 
 
 HOOD = Neighbourhood(
-    GeneratedQuery("a", "a task", "a query", "en", "the writer", "v1", 1, 2), ("a", "b", "c"), (0.9, 0.8, 0.7)
+    GeneratedQuery("a", "a task", "a query", "en", "the writer", "v1", 1, 2), (0, 1, 2), tuple("abc"), (0.9, 0.8, 0.7)
 )
 
 

@@ -77,6 +77,16 @@ def test_a_repeat_is_what_says_the_same_in_all_but_its_id(tmp_path: Path) -> Non
     assert len([one for one in read_unified(path) if isinstance(one, UnifiedRow)]) == 7
 
 
+def test_a_changed_bit_under_a_checksum_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"query": ["the road"], "positive": ["to the house"]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert len(list(read_unified(path))) == 1
+    path.write_bytes(path.read_bytes().replace(b"road", b"roae"))
+    with pytest.raises(GeckoError, match=r"cannot read .*x\.parquet"):
+        list(read_unified(path))
+
+
 def test_wrong_columns_and_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(pa.table({"query": ["q"], "answer": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(GeckoError, match="no column 'positive'; there are answer, query") as caught:

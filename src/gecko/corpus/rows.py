@@ -67,7 +67,7 @@ def read_parquet(path: AnyFile, name: str) -> Iterator[Document | Quarantined]:
     number = 0
     with path.open("rb") as handle:
         try:
-            table = pq.ParquetFile(handle)
+            table = pq.ParquetFile(handle, page_checksum_verification=True)
             columns = [column for column in table.schema_arrow.names if column in _FIELDS]
             for batch in table.iter_batches(batch_size=1024, columns=columns):
                 for row in range(batch.num_rows):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import pyarrow as pa
 
@@ -39,6 +39,8 @@ class MappedPassages:
 
     def __init__(self, folder: Path) -> None:
         self._batches = _mapped(folder)
+        # Kept, since to ask a batch for a column takes longer than to read a value of it.
+        self._columns = [batch.columns for batch in self._batches]
         self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class MappedPassages:
     def at(self, position: int) -> Passage:
         """The passage at a position."""
         batch, row = self._place(position)
-        return Passage(**{name: batch.column(name)[row].as_py() for name in PASSAGES.names})
+        return Passage(*(column[row].as_py() for column in self._columns[batch]))
 
     def column(self, name: str) -> Column:
         """All values of a column, read when they are asked for."""
@@ -61,18 +63,18 @@ class MappedPassages:
     def value(self, position: int, name: str) -> str:
         """One value."""
         batch, row = self._place(position)
-        return str(batch.column(name)[row].as_py())
+        return str(self._columns[batch][PASSAGES.get_field_index(name)][row].as_py())
 
     def values(self, name: str) -> Iterator[str]:
         """Stream a column."""
         for batch in self._batches:
             yield from batch.column(name).to_pylist()
 
-    def _place(self, position: int) -> tuple[Any, int]:
-        if not 0 <= position < len(self):
+    def _place(self, position: int) -> tuple[int, int]:
+        if not 0 <= position < self._starts[-1]:
             raise IndexError(position)
         number = bisect_right(self._starts, position) - 1
-        return self._batches[number], position - self._starts[number]
+        return number, position - self._starts[number]
 
 
 class Column(Sequence[str]):

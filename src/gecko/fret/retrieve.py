@@ -22,9 +22,10 @@ _SEARCHED = 2048  # queries searched at once: each time, all vectors are read
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """A query's candidates in the miner's order, the seed among them, with their cosines."""
+    """A query's candidates in the miner's order, the seed among them: corpus positions, ids and cosines."""
 
     query: GeneratedQuery
+    positions: tuple[int, ...]
     passage_ids: tuple[str, ...]
     miner_scores: tuple[float, ...]
 
@@ -137,8 +138,10 @@ def _asked(queries: Sequence[GeneratedQuery], store: PassageTable, with_task: bo
 
 
 def _neighbourhood(query: GeneratedQuery, store: PassageTable, found: Found, row: int) -> Neighbourhood:
-    pairs = zip(found.positions[row], found.scores[row], strict=True)
-    hood = [(store.ids[int(position)], float(score)) for position, score in pairs]
-    if all(passage_id != query.seed_id for passage_id, _ in hood):
-        hood.append((query.seed_id, float(found.seeds[row])))
-    return Neighbourhood(query, tuple(i for i, _ in hood), tuple(s for _, s in hood))
+    positions, scores = found.positions[row].tolist(), found.scores[row].tolist()
+    ids = [store.ids[position] for position in positions]
+    if query.seed_id not in ids:
+        positions.append(store.position(query.seed_id))
+        ids.append(query.seed_id)
+        scores.append(float(found.seeds[row]))
+    return Neighbourhood(query, tuple(positions), tuple(ids), tuple(scores))

@@ -71,7 +71,10 @@ def select_rows(
 
 
 def _scores(hoods: Sequence[Neighbourhood], store: PassageTable, teacher: Teacher) -> Iterable[Scores]:
-    requests = (RankRequest(hood.query, store.passages(hood.passage_ids), hood.miner_scores) for hood in hoods)
+    requests = (
+        RankRequest(hood.query, [store.at(position) for position in hood.positions], hood.miner_scores)
+        for hood in hoods
+    )
     return rank_all(teacher, requests)
 
 

@@ -259,7 +259,8 @@ def _batches(folder: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch
     if not shards:
         raise FileNotFoundError(folder)
     for shard in shards:
-        yield from pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=columns)
+        table = pq.ParquetFile(shard, page_checksum_verification=True)
+        yield from table.iter_batches(BATCH_ROWS, columns=columns)
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from gecko.corpus.language import differ
@@ -65,7 +65,7 @@ class LedgeredTeacher:
                 known[key] = reply
                 request = {"teacher": self.name, "prompt": self.prompt_version, "passage": seed.passage_id}
                 tokens = (reply.input_tokens, reply.output_tokens)
-                calls.append(Call(key, "write", request, asdict(reply), *tokens, seconds=each))
+                calls.append(Call(key, "write", request, _plain(reply), *tokens, seconds=each))
             self._ledger.put_many(calls)
         return [known[key] for key in keys]
 
@@ -88,7 +88,7 @@ class LedgeredTeacher:
         self.calls_made += 1
         request = {"teacher": self.name, "prompt": self.prompt_version, "query": query.query, "candidates": ids}
         tokens = (scores.input_tokens, scores.output_tokens)
-        self._ledger.put_many([Call(key, "rank", request, asdict(scores), *tokens, seconds=seconds)])
+        self._ledger.put_many([Call(key, "rank", request, _plain(scores), *tokens, seconds=seconds)])
         return scores
 
     def _held(self, key: str, build: Callable[[dict[str, Any]], Reply]) -> Reply | None:
@@ -114,6 +114,11 @@ class LedgeredTeacher:
 
     def _key(self, kind: str, *parts: object) -> str:
         return call_key(kind, self.name, self.fingerprint, self.prompt_version, *parts)
+
+
+def _plain(reply: Generation | Scores) -> dict[str, Any]:
+    """A reply's fields, whose values are JSON's own: nothing in them has to be copied."""
+    return {field.name: getattr(reply, field.name) for field in fields(reply)}
 
 
 def _generation(reply: dict[str, Any]) -> Generation:
