@@ -20,7 +20,7 @@ from gecko.errors import GeckoError
 from gecko.plan import plan_run
 from gecko.recipe import Recipe, load_recipe
 from gecko.run import run_recipe
-from gecko.shards import read_rows, to_fret, to_passage, to_query
+from gecko.shards import locked, read_rows, to_fret, to_passage, to_query
 from gecko.stages import _dev_rows, _training_rows, stages_for
 from gecko.train.gate import GateVerdict, load_probe
 
@@ -288,6 +288,8 @@ def test_the_plan_counts_pairs_and_steps_and_asks_nobody(plain: list[str], tmp_p
     (note,) = (note for note in plan["notes"] if note.startswith("prefinetune"))
     assert "133 pairs (79 of corpus, 54 of queries), 9 steps of at most 16" in note
     assert not (tmp_path / "run" / "prefinetune").exists()
+    with locked(tmp_path / "run"), pytest.raises(GeckoError, match="another process is working on"):
+        plan_run(load_recipe(None, [*plain, *ON]), tmp_path / "run", tell=lambda line: None)
 
 
 def test_the_report_shows_rows_and_loss(whole: tuple[Path, list[str]]) -> None:

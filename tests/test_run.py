@@ -160,6 +160,15 @@ def test_run_again_does_nothing_and_a_change_redoes_only_what_depends_on_it(whol
     assert [stage.name for stage in changed.stages if not stage.skipped] == ["train", "gate", "evaluation"]
 
 
+def test_vectors_that_changed_on_the_disk_are_not_mined_from(whole, tmp_path):
+    run = copied(whole.out, tmp_path)
+    with (run / "miner" / "vectors.npy").open("r+b") as vectors:
+        vectors.seek(-4, os.SEEK_END)
+        vectors.write(b"\0\0\0\0")
+    with pytest.raises(GeckoError, match=r"vectors\.npy is damaged: rows 0 to"):
+        run_recipe(load_recipe(whole.recipe_file, ["fret.neighbours=4"]), run)
+
+
 def test_only_what_asks_a_teacher_lets_it_read_the_corpus(whole, tmp_path, monkeypatch):
     def read(*_):
         pytest.fail("minutes, on a large corpus, for nothing")

@@ -7,9 +7,10 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -398,6 +399,20 @@ def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
     assert sum(unnoticed) <= 0.01 * len(range(0, len(raw), 11))
 
 
+def test_a_damaged_quarantine_is_an_error_of_one_line(tmp_path: Path) -> None:
+    assert list(shards.read_quarantine(tmp_path)) == []
+    aside = [Quarantined("mixture", f"row {i}", "leaks", f"the road {i * 7919}") for i in range(50)]
+    shards.write_stage(tmp_path, aside, PASSAGES)
+    assert list(shards.read_quarantine(tmp_path)) == aside
+    path = tmp_path / "quarantine.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(GeckoError, match=r"quarantine\.parquet is damaged") as told:
+        list(shards.read_quarantine(tmp_path))
+    assert told.value.hint == "delete the folder and run again"
+
+
 def test_a_folder_whose_shards_were_moved_in_part_is_not_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,5 +431,34 @@ def test_a_folder_whose_shards_were_moved_in_part_is_not_taken_for_whole(
     assert len(list(tmp_path.glob("part-*"))) == 1
     with pytest.raises(GeckoError, match="is half-written"):
         list(shards.read_rows(tmp_path, shards.to_passage))
+    with pytest.raises(GeckoError, match="cut off"):  # and once more, before it has anything in its place
+        shards.write_stage(tmp_path, cut_off(rows), PASSAGES)
+    with pytest.raises(GeckoError, match="no Parquet shards"):
+        list(shards.read_rows(tmp_path, shards.to_passage))
     shards.write_stage(tmp_path, rows, PASSAGES)
     assert list(shards.read_rows(tmp_path, shards.to_passage)) == rows
+    with pytest.raises(GeckoError, match="cut off"):  # what is whole stays
+        shards.write_stage(tmp_path, cut_off(rows), PASSAGES)
+    assert list(shards.read_rows(tmp_path, shards.to_passage)) == rows
+
+
+def cut_off(rows: Iterable[Passage]) -> Iterator[Passage]:
+    yield from rows
+    raise GeckoError("cut off")
+
+
+def test_texts_of_more_than_an_array_holds_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = pa.array
+
+    def small(values: Any, kind: Any = None) -> Any:
+        """Holds 3 texts, as ``pyarrow.array`` holds 2 GiB of them."""
+        found = array(values, kind)
+        if not pa.types.is_string(found.type) or len(found) <= 3:
+            return found
+        return pa.chunked_array([found[start : start + 3] for start in range(0, len(found), 3)])
+
+    monkeypatch.setattr("gecko.shards.pa.array", small)
+    scored = [tuple(ScoredText(f"text {i}-{j}", None, 0.5) for j in range(i % 4)) for i in range(9)]
+    rows = [replace(UNIFIED_ROWS[0], candidates=candidates) for candidates in scored]
+    shards.write_stage(tmp_path, rows, UNIFIED)
+    assert list(shards.read_rows(tmp_path, shards.to_unified)) == rows

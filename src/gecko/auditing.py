@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from gecko.checks import beir_state, model_state, tasks_state
 from gecko.context import RunContext
 from gecko.errors import GeckoError, UsageError
@@ -22,12 +20,11 @@ from gecko.mixture.audit_options import AuditOptions
 from gecko.mixture.unified_files import read_unified
 from gecko.recipe import PREFINETUNED, Recipe, load_recipe
 from gecko.records import Quarantined, UnifiedRow
-from gecko.shards import is_run, read_rows, to_unified, write_json, write_json_lines
+from gecko.shards import is_run, read_quarantine, read_rows, to_unified, write_json, write_json_lines
 
 REPORT = "audit.json"
 LEAKS = "leaks.jsonl"
 _ROWS_OF = ("mixture", "pairs")  # the stages that make training rows
-_QUARANTINE = "quarantine.parquet"
 
 
 def audit(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -167,12 +164,9 @@ def _said(options: AuditOptions, auditor: Auditor, skipped: Sequence[Skipped]) -
 
 def _dropped(place: Path) -> Iterator[UnifiedRow]:
     """The rows that the audit put into a stage's quarantine."""
-    if not (place / _QUARANTINE).exists():
-        return
-    for batch in pq.ParquetFile(place / _QUARANTINE).iter_batches():
-        for item in batch.to_pylist():
-            if (row := dropped_row(Quarantined(**item))) is not None:
-                yield row
+    for item in read_quarantine(place):
+        if (row := dropped_row(item)) is not None:
+            yield row
 
 
 def _readable(rows: Iterable[UnifiedRow | Quarantined], aside: list[Quarantined]) -> Iterator[UnifiedRow]:

@@ -94,8 +94,15 @@ class RunContext:
 
     @cached_property
     def corpus(self) -> Any:  # noqa: ANN401
-        """The corpus with the miner's vectors."""
-        self.passages.map_vectors(self.folder("miner") / "vectors.npy")
+        """The corpus with the miner's vectors, which are compared with their checksums.
+
+        Raises:
+            GeckoError: They are damaged.
+        """
+        from gecko.miner.kept import VECTORS, check
+
+        check(self.folder("miner"))
+        self.passages.map_vectors(self.folder("miner") / VECTORS)
         return self.passages
 
     def prepare_teachers(self) -> None:

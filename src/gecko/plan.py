@@ -21,6 +21,7 @@ from gecko.mixture.options import QUERIES, TITLES
 from gecko.recipe import Recipe
 from gecko.records import GeneratedQuery, Passage
 from gecko.run import run_stage
+from gecko.shards import locked
 from gecko.stages import STAGES, stages_for
 from gecko.teacher.ask import Ask
 from gecko.teacher.llm import LLMTeacher
@@ -59,9 +60,12 @@ def plan_run(recipe: Recipe, out: Path, *, tell: Callable[[str], None]) -> dict[
 
     Returns:
         ``{"stages": [StagePlan...], "total": {...}, "notes": [what was assumed]}``.
+
+    Raises:
+        GeckoError: Another process is working on the folder, or the recipe cannot be run.
     """
     notes: list[str] = []
-    with RunContext(recipe, out, tell=tell, asks=False) as context:
+    with locked(out), RunContext(recipe, out, tell=tell, asks=False) as context:
         context.check([stage.name for stage in stages_for(recipe)])
         run_stage(STAGES[0], context, tell)
         table = PassageTable(context.folder("passages"))

@@ -33,6 +33,7 @@ MARKS = "marks.json"  # of each stage under the run's present recipe
 _DONE = "_stage.json"
 _REJECTS = "quarantine.parquet"
 _FRESH = ".fresh"
+_MOVING = ".moving"  # in it: its shards are being put in the place of those before
 MAPPED = ".passages.arrow"  # a copy of a corpus stage's shards, for random access (fret/mapped.py)
 _LOCK = ".lock"
 # Files that a stage writes, and temporary ones that a killed process left.
@@ -109,12 +110,16 @@ def _table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
     return pa.table([_column([getattr(row, c.name) for row in rows], c.type) for c in schema], schema=schema)
 
 
-def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """An Arrow array; what is nested are sequences of dataclass objects, such as a row's candidates."""
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         return pa.array(values, kind)
     parts = [part for value in values for part in value]
     columns = [_column([getattr(part, field.name) for part in parts], field.type) for field in kind.value_type]
+    if any(isinstance(column, pa.ChunkedArray) for column in columns):  # more than 2 GiB of text
+        middle = len(values) // 2
+        halves = (_column(half, kind) for half in (values[:middle], values[middle:]))
+        return pa.chunked_array([chunk for half in halves for chunk in getattr(half, "chunks", [half])])
     ends = pa.array(accumulate((len(value) for value in values), initial=0), pa.int32())
     return pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(columns, fields=list(kind.value_type)), type=kind)
 
@@ -167,7 +172,9 @@ class StageWriter:
     def _set_aside(self) -> None:
         with writing(self.folder):
             if self._quarantine is None:
-                self._quarantine = pq.ParquetWriter(self.folder / _REJECTS, QUARANTINE, compression="zstd")
+                self._quarantine = pq.ParquetWriter(
+                    self.folder / _REJECTS, QUARANTINE, compression="zstd", write_page_checksum=True
+                )
             self._quarantine.write_table(_table(self._aside, QUARANTINE))
         self._aside = []
 
@@ -186,6 +193,8 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
     moving = False
     try:
         with writing(folder):
+            if (fresh / _MOVING).exists() and any(fresh.glob("part-*.parquet")):
+                clear_stage(folder)  # half of an attempt's shards, whose other half is about to go
             if fresh.exists():
                 shutil.rmtree(fresh)
             fresh.mkdir(parents=True)
@@ -194,8 +203,10 @@ def write_stage(folder: Path, rows: Iterable[Any], schema: pa.Schema) -> int:
         writer.close()
         with writing(folder):
             moving = True
+            written = list(fresh.iterdir())
+            (fresh / _MOVING).touch()
             clear_stage(folder)
-            for path in fresh.iterdir():
+            for path in written:
                 path.replace(folder / path.name)
         moving = False
     except GeckoError as error:
@@ -317,12 +328,28 @@ def read_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator
         )
         raise GeckoError(f"{folder} holds no Parquet shards", torn)
     for shard in shards:
-        try:
-            # Without the checksums, of all changes of a single bit a third would go unnoticed and be trained on.
-            table = pq.ParquetFile(shard, page_checksum_verification=True)
-            yield from table.iter_batches(batch_size=4096, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise GeckoError(f"{shard} is damaged: {reason(error)}", "delete the folder and run again") from error
+        yield from _shard_batches(shard, columns)
+
+
+def read_quarantine(folder: Path) -> Iterator[Quarantined]:
+    """Stream what a stage set aside; nothing where it set nothing aside.
+
+    Raises:
+        GeckoError: The file is damaged.
+    """
+    path = folder / _REJECTS
+    if path.exists():
+        for batch in _shard_batches(path, None):
+            yield from (Quarantined(**value) for value in batch.to_pylist())
+
+
+def _shard_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    try:
+        # Without the checksums, of all changes of a single bit a third would go unnoticed and be trained on.
+        table = pq.ParquetFile(path, page_checksum_verification=True)
+        yield from table.iter_batches(batch_size=4096, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise GeckoError(f"{path} is damaged: {reason(error)}", "delete the folder and run again") from error
 
 
 def to_passage(value: dict[str, Any]) -> Passage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +46,15 @@ def test_a_worker_that_dies_is_replaced_and_its_batches_done_again(tmp_path: Pat
     engine = Deadly(LocalEngine(1), tmp_path)
     assert [square for square, _ in engine.map_batches(Square(), range(20))] == SQUARES
     assert engine.deaths == 1
+
+
+def test_a_worker_that_dies_while_this_process_works_is_replaced_too(tmp_path: Path) -> None:
+    found = []
+    for square, _ in LocalEngine(1).map_batches(Dying(Square(), tmp_path / "died"), range(20)):
+        found.append(square)
+        time.sleep(0.1)  # by when the processes are known to be broken, before they are handed the next batch
+    assert found == SQUARES
+    assert (tmp_path / "died").exists()
 
 
 def test_a_batch_that_no_worker_outlives_is_an_error_with_a_hint() -> None:

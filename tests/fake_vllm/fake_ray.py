@@ -57,6 +57,7 @@ class FakeRay:
         told: What of a vLLM's output comes back.
         joined: Whether this process is connected.
         resources: Of the cluster.
+        free: Those that nobody uses; None: all of them.
         installed: Which packages are there.
     """
 
@@ -67,6 +68,7 @@ class FakeRay:
         self.told = {"logprobs", "prompt_logprobs"}
         self.joined = joined
         self.resources = {"GPU": gpus, "CPU": cores}
+        self.free: dict[str, float] | None = None
         ray, data, llm = (ModuleType(name) for name in ("ray", "ray.data", "ray.data.llm"))
         ray.__dict__.update(
             data=data,
@@ -74,7 +76,7 @@ class FakeRay:
             init=lambda *_, **__: setattr(self, "joined", True),
             shutdown=lambda: setattr(self, "joined", False),
             cluster_resources=lambda: self.resources,
-            available_resources=lambda: self.resources,
+            available_resources=lambda: self.resources if self.free is None else self.free,
         )
         context = SimpleNamespace(get_current=SimpleNamespace)
         data.__dict__.update(llm=llm, from_items=lambda rows: Dataset(lambda: map(dict, rows)), DataContext=context)

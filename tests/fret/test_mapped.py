@@ -67,6 +67,16 @@ def test_a_damaged_copy_is_made_anew(folder: Path, damage: bytes) -> None:
     assert list(MappedPassages(folder)) == ROWS
 
 
+def test_a_copy_with_a_changed_bit_is_made_anew(folder: Path) -> None:
+    MappedPassages(folder)
+    raw = (folder / MAPPED).read_bytes()
+    assert raw.count(b"title 17") == 1
+    for harm in (raw.replace(b"title 17", b"title 77"), raw.replace("text 17 ä".encode(), b"text 17 \xc3\xff")):
+        (folder / MAPPED).write_bytes(harm)
+        assert list(MappedPassages(folder)) == ROWS
+        assert (folder / MAPPED).read_bytes() == raw
+
+
 def test_a_folder_that_cannot_be_written_is_read_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped.os, "access", lambda *_: False)
     rows = MappedPassages(folder)

@@ -173,13 +173,18 @@ def test_replicas_share_the_gpus(cluster: Any, path: str) -> None:
     assert (cluster.configs[0].concurrency, cluster.configs[0].engine_kwargs) == (2, {"tensor_parallel_size": 2})
 
 
-def test_what_is_missing_is_one_line(cluster: Any, path: str) -> None:
+def test_what_is_missing_is_one_line(cluster: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.resources = {"CPU": 2.0}
     with pytest.raises(GeckoError, match="the Ray cluster has no GPU"):
         answers(RayVllmEngine(path), likelihoods(1))
     cluster.resources, cluster.joined = {"GPU": 1.0}, True
     with pytest.raises(GeckoError, match="keep every core"):
         answers(RayVllmEngine(path), likelihoods(1))
+    monkeypatch.setattr("gecko.teacher.ray_vllm._GPU_SECONDS", 0)
+    cluster.resources, cluster.free = {"GPU": 2.0, "CPU": 2.0}, {"CPU": 2.0}
+    with pytest.raises(GeckoError, match="no GPU of the Ray cluster is free") as told:
+        answers(RayVllmEngine(path), likelihoods(1))
+    assert "--ray-gpus" in told.value.hint
     cluster.installed = []
     with pytest.raises(GeckoError, match="ray and vllm not installed") as told:
         RayVllmEngine(path)

@@ -71,7 +71,7 @@ def _in_processes(work: Work[Batch, Result], feed: Feed[Batch], workers: int) ->
         while True:
             while len(tasks) < AHEAD * workers and (batch := feed.take()):
                 pool = pool or _pool(workers)
-                tasks.append(_Task(batch[0], pool.submit(_run, work, batch[0])))
+                tasks.append(_Task(batch[0], _submitted(pool, work, batch[0])))
             if not tasks:
                 return
             try:
@@ -84,7 +84,7 @@ def _in_processes(work: Work[Batch, Result], feed: Feed[Batch], workers: int) ->
                 pool = _pool(workers)
                 for task in tasks:
                     if not task.future.done() or isinstance(task.future.exception(), BrokenExecutor):
-                        task.future = pool.submit(_run, work, task.batch)
+                        task.future = _submitted(pool, work, task.batch)
                 continue
             tasks.popleft()
             yield result
@@ -93,6 +93,16 @@ def _in_processes(work: Work[Batch, Result], feed: Feed[Batch], workers: int) ->
             task.future.cancel()
         if pool is not None:
             pool.shutdown()
+
+
+def _submitted(pool: Any, work: Work[Any, Any], batch: Any) -> Future[Any]:  # noqa: ANN401
+    """Hand a batch to the processes; where one has died since the last result, as if it had died over this batch."""
+    try:
+        return pool.submit(_run, work, batch)  # type: ignore[no-any-return]
+    except BrokenExecutor as error:
+        refused: Future[Any] = Future()
+        refused.set_exception(error)
+        return refused
 
 
 def _pool(workers: int) -> Any:  # noqa: ANN401

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate
 from pathlib import Path
 from typing import overload
@@ -24,6 +25,7 @@ from gecko.records import PASSAGES, Passage
 from gecko.shards import MAPPED, atomic, fingerprint, read_batches
 
 _STATE = b"shards"  # the key, in the file's metadata, of what it was copied from
+_SUM = b"crc32"  # the key, in that of each batch, of its checksum
 
 
 class MappedPassages:
@@ -143,18 +145,29 @@ def _made(folder: Path, path: Path, state: bytes) -> list[pa.RecordBatch]:
 
 
 def _open(path: Path, state: bytes) -> list[pa.RecordBatch] | None:
-    """Map a copy; None where there is none, or another corpus's."""
+    """Map a copy; None where there is none, or another corpus's, or it is damaged."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if (reader.schema.metadata or {}).get(_STATE) != state:
             return None
-        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        found = [reader.get_batch_with_custom_metadata(number) for number in range(reader.num_record_batches)]
     except (OSError, pa.ArrowException):
         return None
+    # A copy with a changed bit would be asked about, for money, and trained on.
+    if any((one.custom_metadata or {}).get(_SUM) != _checksum(one.batch) for one in found):
+        return None
+    return [one.batch for one in found]
 
 
 def _copy(folder: Path, path: Path, state: bytes) -> None:
     schema = PASSAGES.with_metadata({_STATE: state})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for batch in read_batches(folder):
-            writer.write_batch(pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema))
+            rows = pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
+            rows = pa.ipc.read_record_batch(rows.serialize(), schema)  # its buffers are those that the file will have
+            writer.write_batch(rows, custom_metadata={_SUM: _checksum(rows)})
+
+
+def _checksum(batch: pa.RecordBatch) -> bytes:
+    buffers = (buffer for column in batch.columns for buffer in column.buffers() if buffer is not None)
+    return b"%d" % reduce(lambda before, buffer: zlib.crc32(buffer, before), buffers, 0)

@@ -112,6 +112,17 @@ def open_kept(folder: Path, model: str, dim: int) -> Kept | None:
     return Kept(folder, int(head["total"]), blocks, vectors, keys)
 
 
+def check(folder: Path) -> None:
+    """Compare all vectors of a folder with their checksums; those of before there was a log are taken as they are.
+
+    Raises:
+        GeckoError: They are damaged.
+    """
+    head, _ = _read_log(folder)
+    if head is not None and (kept := open_kept(folder, head["model"], head["dim"])) is not None:
+        kept.check()
+
+
 class Writer:
     """Adds blocks to a folder; each is on the disk, and in the log, before the next one begins.
 

@@ -227,7 +227,8 @@ def count_quarantine(paths: Iterable[Path]) -> Counter[tuple[str, str]]:
     """Count what is in files of rows set aside, by (stage, reason); one that is not there holds nothing."""
     counts: Counter[tuple[str, str]] = Counter()
     for path in filter(Path.is_file, paths):
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["stage", "reason"]):
+        table = pq.ParquetFile(path, page_checksum_verification=True)
+        for batch in table.iter_batches(BATCH_ROWS, columns=["stage", "reason"]):
             counts.update(zip(batch["stage"].to_pylist(), batch["reason"].to_pylist(), strict=True))
             _prune(counts)
     return counts

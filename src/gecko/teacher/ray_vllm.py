@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from gecko.teacher.weights import fingerprint_of_files, load_tokenizer
 _SERVE = "or serve the model (vLLM, Ray Serve) and ask openai:MODEL with --base-url"
 _INSTALL = "pip install 'gecko-embed[ray]' vllm"
 _NO_CORE = {"num_cpus": 0}
+_GPU_SECONDS = 60
 _SIZES = ("tensor_parallel_size", "pipeline_parallel_size")
 _PROBES: tuple[Ask, ...] = (
     Write(Prompt("You are a careful assistant.", "Say hello."), 16),
@@ -160,6 +162,13 @@ class RayVllmEngine:
             raise GeckoError(f"{self.name}: the Ray cluster has no GPU", f"name one that has in RAY_ADDRESS; {_SERVE}")
         if self._address is None and not ours and self._ray.available_resources().get("CPU", 0) < 1:
             raise GeckoError(f"{self.name}: the workers of --engine ray keep every core", "use --engine local")
+        # Those of a vLLM that has just ended take a moment to come free; those of our own workers never would.
+        deadline = time.monotonic() + _GPU_SECONDS
+        while self._ray.available_resources().get("GPU", 0) < 1:
+            if time.monotonic() > deadline:
+                hint = "workers of --engine ray keep theirs while they search: leave --ray-gpus out"
+                raise GeckoError(f"{self.name}: no GPU of the Ray cluster is free", hint)
+            time.sleep(1)
 
     def _answers(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
         """Ask all of it in two runs of the pipeline: likelihoods, and what needs no look at the whole prompt."""
