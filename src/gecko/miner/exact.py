@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 QUERY_BLOCK = 2048
-CHUNK = 8192
+CHUNK = 16_384
 _GROUP = 64  # scores of which only the greatest is looked at first
 _PAIRS = 512  # vectors scored again at a time
 _NOT_A_NUMBER = "a similarity is not a finite number: the vectors hold NaN or infinity"
