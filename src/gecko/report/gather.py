@@ -227,8 +227,7 @@ def count_quarantine(paths: Iterable[Path]) -> Counter[tuple[str, str]]:
     """Count what is in files of rows set aside, by (stage, reason); one that is not there holds nothing."""
     counts: Counter[tuple[str, str]] = Counter()
     for path in filter(Path.is_file, paths):
-        table = pq.ParquetFile(path, page_checksum_verification=True)
-        for batch in table.iter_batches(BATCH_ROWS, columns=["stage", "reason"]):
+        for batch in _batches_of(path, ["stage", "reason"]):
             counts.update(zip(batch["stage"].to_pylist(), batch["reason"].to_pylist(), strict=True))
             _prune(counts)
     return counts
@@ -260,8 +259,11 @@ def _batches(folder: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch
     if not shards:
         raise FileNotFoundError(folder)
     for shard in shards:
-        table = pq.ParquetFile(shard, page_checksum_verification=True)
-        yield from table.iter_batches(BATCH_ROWS, columns=columns)
+        yield from _batches_of(shard, columns)
+
+
+def _batches_of(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    yield from pq.ParquetFile(path, page_checksum_verification=True).iter_batches(BATCH_ROWS, columns=columns)
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> list[str]:
